@@ -1,0 +1,54 @@
+"""AdaCache for any ``nn.Module`` with a layout row: pure torch and einops, no ComfyUI.
+
+Read ``schedule.py`` for which steps compute, ``replay.py`` for what the others see, ``attach.py`` for how.
+"""
+
+from .codebook import PAPER_FAST, PAPER_SLOW, Codebook
+from .distance import residual_distance
+from .errors import (
+    AdaCacheError,
+    ConfigurationError,
+    ShapeMismatchError,
+    UnsupportedModelError,
+)
+from .layouts import LAYOUTS, Blocks, Layout, Stream, layout_of
+from .motion import MotionRegularization, motion_score
+from .presets import PRESETS, make_schedule, replay_for
+from .replay import FORECAST, HOLD, Replay
+from .residual_cache import ResidualCache
+from .run import CacheRun
+from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, plan
+from .statistics import RunStatistics, StepRecord
+
+__all__ = [
+    "FORECAST",
+    "HOLD",
+    "LAYOUTS",
+    "PAPER_FAST",
+    "PAPER_SLOW",
+    "PRESETS",
+    "AdaCacheError",
+    "Blocks",
+    "CacheRun",
+    "Codebook",
+    "CodebookSchedule",
+    "ConfigurationError",
+    "Layout",
+    "MotionRegularization",
+    "PlannedSchedule",
+    "Replay",
+    "ResidualCache",
+    "RunStatistics",
+    "Schedule",
+    "ShapeMismatchError",
+    "StepRecord",
+    "Stream",
+    "UnsupportedModelError",
+    "flow_time",
+    "layout_of",
+    "make_schedule",
+    "motion_score",
+    "plan",
+    "replay_for",
+    "residual_distance",
+]

@@ -1,0 +1,255 @@
+"""Which sampling steps compute and which replay the cache. A schedule decides by step, never by model call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .codebook import Codebook
+from .errors import ConfigurationError
+from .motion import MotionRegularization
+
+# With fewer steps than this every step changes the video too much to be replayed: distilled few-step models.
+MINIMUM_STEPS = 8
+# A plan never skips more than this many steps in a row; the forecast is not trusted farther.
+MAXIMUM_GAP = 16
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a schedule made of a computed step.
+
+    Attributes:
+        rate: steps until the next compute, >= 1.
+        distance: residual distance divided by the rate that was in force; None at the first compute.
+        motion_score: the score that was applied (scaled; 1 outside MoReg's window); None without MoReg.
+        motion_gradient: its change per step, signed; None without MoReg.
+        regularized_distance: distance after MoReg (equals ``distance`` without); None at the first compute.
+    """
+
+    rate: int
+    distance: float | None = None
+    motion_score: float | None = None
+    motion_gradient: float | None = None
+    regularized_distance: float | None = None
+
+
+class Schedule(ABC):
+    """Common part: forced steps, the next compute, and MoReg's running motion score.
+
+    Args:
+        total_steps: sampling steps of this run.
+        motion: MoReg settings, or None.
+        skippable: zero-based steps that may be skipped at all (the user's start and end); default all.
+    """
+
+    def __init__(
+        self, total_steps: int, motion: MotionRegularization | None = None, skippable: range | None = None
+    ) -> None:
+        self.total_steps = total_steps
+        self.motion = motion
+        self.skippable = range(total_steps) if skippable is None else skippable
+        self.forced = self._forced_steps()
+        self.next_compute = 0
+        self.rate = 1
+        self._motion_score = 1.0
+        self._motion_window = motion.window(total_steps) if motion else range(0)
+
+    def computes(self, step: int) -> bool:
+        """Whether the model runs at this zero-based step."""
+        return self.reason(step) != "skipped"
+
+    def reason(self, step: int) -> str:
+        """Why a step computes, in a word or two; ``"skipped"`` where it does not."""
+        if self.total_steps < MINIMUM_STEPS:
+            return "too few steps"
+        if step in self.forced:
+            return "first steps" if step < self.total_steps // 2 else "last steps"
+        if step not in self.skippable:
+            return "outside window"
+        return "schedule" if step >= self.next_compute else "skipped"
+
+    def observe(self, step: int, distance: float | None, motion_score: float | None = None) -> Observation:
+        """Learn from a computed step; sets when the next compute is due.
+
+        Args:
+            step: zero-based step that was computed.
+            distance: residual distance to the last computed step, None if there was none.
+            motion_score: raw motion score of the new residual (0..1), None without MoReg.
+        """
+        if distance is None:
+            self.rate = self._rate_without_distance(step)
+            self.next_compute = step + self.rate
+            return Observation(self.rate)
+        per_step = distance / self.rate
+        applied, gradient = self._regularize(step, motion_score)
+        factor = 1.0 if applied is None or gradient is None else applied + abs(gradient)
+        self.rate = self._next_rate(step, per_step * factor, factor)
+        self.next_compute = step + self.rate
+        return Observation(self.rate, per_step, applied, gradient, per_step * factor)
+
+    def _regularize(self, step: int, motion_score: float | None) -> tuple[float | None, float | None]:
+        if self.motion is None or motion_score is None:
+            return None, None
+        applied = self.motion.scaled(motion_score) if step in self._motion_window else 1.0
+        gradient = self.motion.gradient(applied, self._motion_score, self.rate)
+        self._motion_score = applied
+        return applied, gradient
+
+    def _rate_without_distance(self, step: int) -> int:
+        return 1
+
+    @abstractmethod
+    def _forced_steps(self) -> frozenset[int]: ...
+
+    @abstractmethod
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int: ...
+
+
+class CodebookSchedule(Schedule):
+    """The paper's rule: the codebook turns the distance into the number of steps to skip (Sec. 3.2).
+
+    As in the released code the first and the last two steps compute, and the rate starts at 1, so that the
+    second step computes too.
+
+    Args:
+        codebook: thresholds and rates, made for this number of steps (see ``Codebook.for_steps``).
+    """
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        total_steps: int,
+        motion: MotionRegularization | None = None,
+        skippable: range | None = None,
+    ) -> None:
+        self.codebook = codebook
+        super().__init__(total_steps, motion, skippable)
+
+    def _forced_steps(self) -> frozenset[int]:
+        return frozenset({0, self.total_steps - 2, self.total_steps - 1})
+
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
+        return self.codebook.rate(regularized_distance)
+
+
+class PlannedSchedule(Schedule):
+    """Steps chosen before sampling so that the expected error of the replay is smallest for a given speedup.
+
+    The error of a replayed step grows with its distance in time from the computes it is replayed from, and
+    early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
+    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. MoReg moves the
+    next compute nearer where there is motion, and never farther.
+
+    Args:
+        times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
+        speedup: wanted ratio of all steps to computed steps, >= 1.
+        order: 1 if the replay holds the last residual, 2 if it forecasts from the last two.
+    """
+
+    def __init__(
+        self,
+        times: Sequence[float],
+        speedup: float,
+        order: int = 2,
+        motion: MotionRegularization | None = None,
+        skippable: range | None = None,
+    ) -> None:
+        if not speedup >= 1:
+            raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
+        super().__init__(len(times), motion, skippable)
+        kept = {step for step in range(len(times)) if step not in self.skippable}
+        computes = max(1, round(len(times) / speedup))
+        self.steps = plan(times, computes, self.forced | kept, order)
+
+    def _forced_steps(self) -> frozenset[int]:
+        last = 2 if self.total_steps > 20 else 1
+        steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
+        return frozenset(step for step in steps if 0 <= step < self.total_steps)
+
+    def _planned_rate(self, step: int) -> int:
+        return next((later - step for later in self.steps if later > step), 1)
+
+    def _rate_without_distance(self, step: int) -> int:
+        return self._planned_rate(step)
+
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
+        return max(1, round(self._planned_rate(step) / min(max(motion_factor, 1.0), 2.0)))
+
+
+def flow_time(sigma: float, sigma_max: float) -> float:
+    """Flow-matching time in 0..1 of a sigma: itself for flow models (sigma_max <= 1), else sigma / (1 + sigma)."""
+    return sigma if sigma_max <= 1 else sigma / (1 + sigma)
+
+
+def _error_weight(time: Tensor) -> Tensor:
+    """Expected contribution of a replayed step to the final error, over flow time; fitted once (CONTRIBUTING)."""
+    return (1.02 - time).clamp(min=0.02) ** -2.4 + 0.035 / time.clamp(min=0.02) ** 2
+
+
+def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int], order: int = 2) -> tuple[int, ...]:
+    """Choose which steps compute, by dynamic programming over pairs of successive computes.
+
+    Minimises the sum over replayed steps j of ``|dt_j| w(t_j) |t_j - t_b| [|t_j - t_a|]`` with b and a the
+    last two computes before j (the bracket is the second term of a linear forecast's error, order 2 only).
+
+    Args:
+        times: flow time of every step, descending.
+        computes: how many steps compute; raised to the number of forced steps where it is less.
+        forced: steps that compute in any case; must hold the first two.
+        order: 1 or 2, see ``PlannedSchedule``.
+
+    Returns:
+        The computed steps, ascending.
+    """
+    total = len(times)
+    computes = min(max(computes, len(forced)), total)
+    if computes == total or total < 3:
+        return tuple(range(total))
+    gaps = min(MAXIMUM_GAP, total)
+    cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order)
+    # best[b, g]: least error up to compute b whose predecessor is b - g (index g - 1), after k computes.
+    best = torch.full((total, gaps), torch.inf, dtype=torch.float64)
+    best[1, 0] = 0.0
+    came_from = []
+    for _ in range(computes - 2):
+        value, gap_before = (best[:, :, None] + cost).min(dim=1)
+        best = torch.full_like(best, torch.inf)
+        back = torch.zeros(total, gaps, dtype=torch.long)
+        for gap in range(1, gaps + 1):
+            best[gap:, gap - 1] = value[:-gap, gap - 1]
+            back[gap:, gap - 1] = gap_before[:-gap, gap - 1]
+        came_from.append(back)
+    step, gap_index = total - 1, int(best[total - 1].argmin())
+    if not torch.isfinite(best[step, gap_index]):
+        # So few computes that some gap would exceed the limit.
+        return plan(times, computes + 1, forced, order)
+    steps = [step]
+    for back in reversed(came_from):
+        step, gap_index = step - gap_index - 1, int(back[step, gap_index])
+        steps.append(step)
+    return (0, *reversed(steps))
+
+
+def _gap_costs(times: Tensor, gaps: int, forced: list[int], order: int) -> Tensor:
+    """Error of computing b - g, then b, then b + h: float64 ``[steps b, gaps g, gaps h]`` (index gap - 1)."""
+    total = len(times)
+    duration = (times - torch.cat((times[1:], times.new_zeros(1)))).abs()
+    weight = duration * _error_weight(times)
+    cost = torch.full((total, gaps, gaps), torch.inf, dtype=torch.float64)
+    for b in range(1, total):
+        next_forced = next((step for step in forced if step > b), total)
+        longest = min(gaps, next_forced - b, total - 1 - b)
+        if longest < 1:
+            continue
+        between = slice(b + 1, b + longest)
+        error = weight[between] * (times[between] - times[b]).abs()
+        for gap in range(1, min(gaps, b) + 1):
+            second = (times[between] - times[b - gap]).abs() if order == 2 else 1.0
+            cost[b, gap - 1, 0] = 0.0
+            cost[b, gap - 1, 1:longest] = (error * second).cumsum(0)
+    return cost

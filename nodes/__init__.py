@@ -1,0 +1,7 @@
+"""ComfyUI nodes: schema, clone and bind; no maths."""
+
+from .adacache import AdaCache
+from .inspector import AdaCacheInspector
+from .moreg import MoRegSettings
+
+NODES = [AdaCache, MoRegSettings, AdaCacheInspector]

@@ -1,0 +1,175 @@
+"""Binds a cache to a ComfyUI model. The only file that knows ModelPatcher wrappers and transformer options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+
+from ..adacache_core import (
+    CacheRun,
+    Codebook,
+    ConfigurationError,
+    Layout,
+    MotionRegularization,
+    RunStatistics,
+    flow_time,
+    layout_of,
+    make_schedule,
+    replay_for,
+)
+from ..adacache_core.presets import SPEEDUPS, codebook_for
+from ..adacache_core.schedule import MINIMUM_STEPS
+from .statistics_log import LoggedRun, StatisticsLog
+
+KEY = "adacache"
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """The user's choices, as the AdaCache node takes them."""
+
+    preset: str
+    codebook: Codebook | None
+    replay: str
+    start_percent: float
+    end_percent: float
+    motion: MotionRegularization | None
+
+    def __post_init__(self) -> None:
+        if not self.start_percent < self.end_percent:
+            raise ConfigurationError(
+                f"AdaCache: start_percent must be below end_percent, got {self.start_percent:g} and "
+                f"{self.end_percent:g}. Steps between them may be skipped; 0 and 1 allow all."
+            )
+
+
+def bind(model: ModelPatcher, settings: CacheSettings) -> tuple[ModelPatcher, StatisticsLog]:
+    """A clone of the model that caches while it is sampled, and the log its statistics go to.
+
+    Raises:
+        UnsupportedModelError: not a video DiT with a known layout.
+        ConfigurationError: the model already has a cache.
+    """
+    layout = layout_of(model.model.diffusion_model)
+    _refuse_second_cache(model.model_options, model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
+    binding = _Binding(settings, layout, StatisticsLog())
+    patched = model.clone()
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, binding.outer_sample)
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, binding.apply_model)
+    return patched, binding.log
+
+
+def _refuse_second_cache(model_options: dict[str, Any], ours: list[Callable[..., Any]]) -> None:
+    other = model_options.get("transformer_options", {}).get("easycache")
+    name = getattr(other, "name", "EasyCache") if other is not None else "AdaCache" if ours else None
+    if name is not None:
+        raise ConfigurationError(
+            f"AdaCache: the model already has a cache, {name}. Two caches on one model would replay each other's "
+            f"replays. Remove or bypass the {'first AdaCache' if name == 'AdaCache' else name} node."
+        )
+
+
+@dataclass(frozen=True)
+class _Binding:
+    settings: CacheSettings
+    layout: Layout
+    log: StatisticsLog
+
+    def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make the run, keep it for the length of one ``sample()``, drop it."""
+        guider = executor.class_obj
+        latent_shapes = kwargs.get("latent_shapes") or [args[0].shape]
+        original = guider.model_options
+        _refuse_second_cache(original, [])
+        run = self._start(guider.model_patcher, args[3], latent_shapes[0])
+        guider.model_options = create_model_options_clone(original)
+        guider.model_options.setdefault("transformer_options", {})[KEY] = run
+        try:
+            samples = executor(*args, **kwargs)
+            run.finish()
+            return samples
+        finally:
+            guider.model_options = original
+
+    def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """One model call: compute or replay."""
+        options = args[5] if len(args) > 5 else kwargs["transformer_options"]
+        run = options.get(KEY)
+        if run is None:
+            # Called outside of sampling, e.g. by a trainer.
+            return executor(*args, **kwargs)
+        latent = args[0]
+        model = executor.class_obj.diffusion_model
+        sigma = float(options["sigmas"][0])
+        with run.call(model, self.layout, sigma, _condition_keys(options, latent.shape), tuple(latent.shape)):
+            return executor(*args, **kwargs)
+
+    def _start(self, model: ModelPatcher, sigmas: Any, latent_shape: tuple[int, ...]) -> CacheRun:
+        settings, sampling = self.settings, model.get_model_object("model_sampling")
+        if settings.motion is not None:
+            settings.motion.check_frames(self.layout.token_grid(tuple(latent_shape))[0])
+        noise_levels = sigmas.tolist()
+        sigma_max = float(sampling.sigma_max)
+        times = [flow_time(sigma, sigma_max) for sigma in noise_levels[:-1]]
+        first, last = (float(sampling.percent_to_sigma(p)) for p in (settings.start_percent, settings.end_percent))
+        within = [step for step, sigma in enumerate(noise_levels[:-1]) if last < sigma <= first]
+        skippable = range(within[0], within[-1] + 1) if within else range(0)
+        replay = replay_for(settings.preset, settings.replay)
+        statistics = RunStatistics(self._in_force(len(times), replay.name), total_steps=len(times))
+        if len(times) < MINIMUM_STEPS:
+            statistics.notes.append(
+                f"{len(times)} steps leave nothing to cache: with fewer than {MINIMUM_STEPS} steps the video changes "
+                f"too much from one to the next. Every step is computed."
+            )
+        self.log.append(LoggedRun(*executing_prompt(), statistics))
+
+        return CacheRun(
+            lambda: make_schedule(settings.preset, times, replay, settings.motion, skippable, settings.codebook),
+            replay,
+            noise_levels,
+            statistics,
+            sigma_max,
+        )
+
+    def _in_force(self, total_steps: int, replay: str) -> dict[str, Any]:
+        """The settings of this run, JSON-safe, as the inspector shows them."""
+        settings = self.settings
+        codebook = codebook_for(settings.preset, total_steps, settings.codebook)
+        return {
+            "preset": settings.preset,
+            "replay": replay,
+            "planned_speedup": SPEEDUPS.get(settings.preset),
+            "codebook": None if codebook is None else [list(entry) for entry in codebook.entries],
+            "start_percent": settings.start_percent,
+            "end_percent": settings.end_percent,
+            "motion_regularization": None if settings.motion is None else asdict(settings.motion),
+            "family": self.layout.family,
+        }
+
+
+def _condition_keys(options: dict[str, Any], latent_shape: tuple[int, ...]) -> list[Hashable]:
+    """One key per condition of the batch: everything that makes its residual another one.
+
+    Skip-layer guidance calls the model again with the positive condition's uuid and other replaced blocks; context
+    windows share the uuids and differ in their frames.
+    """
+    replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
+    window = options.get("context_window")
+    frames = None if window is None else tuple(window.index_list)
+    return [(uuid, replaced, frames, tuple(latent_shape[1:])) for uuid in options["uuids"]]
+
+
+def executing_prompt() -> tuple[str | None, str | None]:
+    """The prompt and node that are executing, where this version of ComfyUI tells."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return None, None
+    context = get_executing_context()
+    return (None, None) if context is None else (context.prompt_id, context.node_id)
+
+

@@ -1,0 +1,107 @@
+"""The AdaCache node: MODEL in, MODEL that caches out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..adacache_core import PRESETS, Codebook, MotionRegularization
+from ._binding import CacheSettings, bind
+from .types import Motion, Statistics
+
+
+class AdaCache(io.ComfyNode):
+    """Patches a video model so that sampling skips the steps whose result is known well enough."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AdaCache",
+            display_name="AdaCache",
+            category="advanced/model",
+            description=(
+                "Makes a video model sample faster: the transformer blocks run only at the steps that matter, and the "
+                "others replay their effect. Connect it between the model loader (and LoRAs) and the sampler."
+            ),
+            search_aliases=["cache", "speed up", "faster video", "teacache", "easycache", "moreg", "step skipping"],
+            inputs=[
+                io.Model.Input("model", tooltip="A video diffusion transformer, e.g. Wan."),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="balanced",
+                    tooltip=(
+                        "How much to skip. balanced computes about 1 step in 2, quality 2 in 3, fast 1 in 3, placed "
+                        "where the video needs them. paper-fast and paper-slow are the published AdaCache settings, "
+                        "which decide from the video. custom uses the codebook below."
+                    ),
+                ),
+                io.Combo.Input(
+                    "replay",
+                    options=["auto", "forecast", "hold"],
+                    default="auto",
+                    advanced=True,
+                    tooltip=(
+                        "What a skipped step sees. forecast continues the trend of the last two computed steps, hold "
+                        "repeats the last one as in the paper. auto is hold for the paper's presets, else forecast."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Steps before this part of sampling are always computed.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Steps after this part of sampling are always computed.",
+                ),
+                io.String.Input(
+                    "codebook",
+                    default="0.08:6, 0.16:5, 0.24:4, 0.32:3, 0.40:2, 1.00:1",
+                    multiline=False,
+                    advanced=True,
+                    tooltip=(
+                        "For preset custom: threshold:rate pairs, thresholds ascending. Where the video changes less "
+                        "than a threshold per step, the next compute comes after that many steps."
+                    ),
+                ),
+                Motion.Input(
+                    "moreg",
+                    display_name="MoReg",
+                    optional=True,
+                    tooltip="Motion regularisation from a MoReg Settings node: more compute where things move.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with the cache; connect it to the sampler."),
+                Statistics.Output(
+                    "statistics",
+                    display_name="statistics",
+                    tooltip="What was computed and skipped; connect it to an AdaCache Inspector.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        preset: str,
+        replay: str,
+        start_percent: float,
+        end_percent: float,
+        codebook: str,
+        moreg: MotionRegularization | None = None,
+    ) -> io.NodeOutput:
+        custom = Codebook.parse(codebook) if preset == "custom" else None
+        return io.NodeOutput(*bind(model, CacheSettings(preset, custom, replay, start_percent, end_percent, moreg)))

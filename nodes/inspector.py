@@ -1,0 +1,47 @@
+"""The AdaCache Inspector node: what was computed, what was skipped, and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+
+from ._binding import executing_prompt
+from .chart import draw_chart
+from .report import make_report
+from .statistics_log import StatisticsLog
+from .types import Statistics
+
+
+class AdaCacheInspector(io.ComfyNode):
+    """Passes the sampler's latent through and shows the run that made it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AdaCacheInspector",
+            display_name="AdaCache Inspector",
+            category="advanced/model",
+            description=(
+                "Shows which steps AdaCache computed and skipped, and why. Connect the sampler's LATENT, which passes "
+                "through, and the statistics of the AdaCache node."
+            ),
+            search_aliases=["adacache statistics", "cache report", "cache chart"],
+            is_output_node=True,
+            inputs=[
+                io.Latent.Input("latent", tooltip="The sampler's result: the inspector runs after it."),
+                Statistics.Input("statistics", optional=True, tooltip="From the AdaCache node in use."),
+            ],
+            outputs=[
+                io.Latent.Output("latent", display_name="latent", tooltip="The latent, unchanged."),
+                io.String.Output("report", display_name="report", tooltip="Every number of the run, as JSON."),
+                io.Image.Output("chart", display_name="chart", tooltip="The run as a picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent: dict[str, Any], statistics: StatisticsLog | None = None) -> io.NodeOutput:
+        runs = [] if statistics is None else statistics.of_prompt(executing_prompt()[0])
+        report = make_report([run.statistics for run in runs], connected=statistics is not None)
+        return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui={"adacache": [report]})

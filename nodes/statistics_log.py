@@ -1,0 +1,33 @@
+"""The object that carries finished statistics from a patched model to the inspector: numbers only, no tensors."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from ..adacache_core import RunStatistics
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """Statistics of one sampling run, with the prompt and the sampler node it belongs to (None if unknown)."""
+
+    prompt_id: str | None
+    node_id: str | None
+    statistics: RunStatistics
+
+
+class StatisticsLog:
+    """The last sampling runs of one AdaCache node, newest last. Shared by reference along the graph."""
+
+    def __init__(self) -> None:
+        self._runs: deque[LoggedRun] = deque(maxlen=16)
+
+    def append(self, run: LoggedRun) -> None:
+        """Add a run as it starts; its statistics fill in while it goes."""
+        self._runs.append(run)
+
+    def of_prompt(self, prompt_id: str | None) -> list[LoggedRun]:
+        """Runs of a prompt; where it ran none (its samples came from the cache), those of the last prompt that did."""
+        runs = [run for run in self._runs if run.prompt_id == prompt_id]
+        return runs or [run for run in self._runs if run.prompt_id == self._runs[-1].prompt_id]
