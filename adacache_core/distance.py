@@ -16,11 +16,12 @@ def l1_norm(x: Tensor) -> Tensor:
     Pieces of 65,536 values are summed in float32, as the released code sums everything; the pieces in float64,
     since a float32 sum of 100 million values, a usual residual, is a third too small on a CPU.
     """
-    flat = x.flatten()
+    flat, dtype = x.flatten(), torch.promote_types(x.dtype, torch.float32)
     whole = flat.numel() // _PIECE * _PIECE
-    pieces = torch.linalg.vector_norm(flat[:whole].view(-1, _PIECE), 1, dim=1, dtype=torch.float32)
-    rest = torch.linalg.vector_norm(flat[whole:], 1, dtype=torch.float32)
-    return pieces.sum(dtype=torch.float64) + rest.double()
+    pieces = torch.linalg.vector_norm(flat[:whole].view(-1, _PIECE), 1, dim=1, dtype=dtype)
+    rest = torch.linalg.vector_norm(flat[whole:], 1, dtype=dtype)
+    total: Tensor = pieces.sum(dtype=torch.float64) + rest.double()
+    return total
 
 
 def distance_terms(previous: Tensor, current: Tensor) -> Tensor:
@@ -50,4 +51,5 @@ def residual_distance(previous: Tensor, current: Tensor) -> Tensor:
     0.25
     """
     change, norm = distance_terms(previous, current)
-    return change / norm
+    distance: Tensor = change / norm
+    return distance

@@ -1,0 +1,218 @@
+"""One run on a model of doubling blocks: what is stored, what is replayed, what is recorded."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from adacache_core import FORECAST, HOLD, CacheRun, Codebook, CodebookSchedule, RunStatistics, ShapeMismatchError
+from adacache_core.replay import ComputedResidual, forecast
+from adacache_core.residual_cache import ResidualCache
+from torch import nn
+
+from .doubling import LAYOUT, DoublingModel, ones
+
+STEPS = 12
+SIGMAS = [1 - step / STEPS for step in range(STEPS + 1)]
+# Rate 4 whatever the distance: computes 0 and 1 (a first distance is needed), then 5, 9, and the last two.
+EVERY_FOURTH = Codebook(((1e9, 4),), STEPS)
+COMPUTED = [0, 1, 5, 9, 10, 11]
+
+
+def new_run(replay=HOLD, **arguments) -> CacheRun:
+    return CacheRun(
+        lambda: CodebookSchedule(EVERY_FOURTH, STEPS), replay, SIGMAS, RunStatistics({}, STEPS), **arguments
+    )
+
+
+def sample(run, model, values=None, keys=("positive",)):
+    """Drive a run through all steps with the given stack inputs; returns what the head saw at each."""
+    seen = []
+    for step in range(STEPS):
+        value = values[step] if values else 1.0
+        with run.call(model, LAYOUT, SIGMAS[step], keys):
+            model(ones(value, batch=len(keys)))
+        seen.append(model.head.seen.flatten()[0].item())
+    return seen
+
+
+def test_held_residual_of_the_last_compute_is_added_to_the_new_input():
+    model, run = DoublingModel(), new_run()
+    seen = sample(run, model, values=list(range(1, STEPS + 1)))
+    # Computed: 8 x input. Skipped steps 2, 3, 4 follow the compute of input 2, residual 14: 3 + 14 and so on.
+    assert seen == [8, 16, 17, 18, 19, 48, 49, 50, 51, 80, 88, 96]
+    assert model.block_calls == 3 * len(COMPUTED)
+
+
+def test_forecast_extends_the_line_through_the_last_two_computes():
+    # Residual is 7 x input, input grows by 1 a step, so the line is exact: every step equals its compute.
+    assert sample(new_run(FORECAST), DoublingModel(), values=list(range(1, STEPS + 1))) == pytest.approx(
+        [8.0 * value for value in range(1, STEPS + 1)], rel=1e-6
+    )
+
+
+def test_forecast_by_hand():
+    history = [ComputedResidual(0.5, (ones(4),)), ComputedResidual(0.75, (ones(3),))]
+    assert torch.equal(forecast(history, 0.25)[0], ones(5))
+    assert torch.equal(forecast(history[:1], 0.25)[0], ones(4)), "one compute is held"
+
+
+def test_statistics_tell_what_happened():
+    shown = []
+    run = new_run(on_step=lambda statistics: shown.append(len(statistics.steps)))
+    sample(run, DoublingModel(), keys=("positive", "negative"))
+    statistics = run.finish()
+    assert [record.step for record in statistics.steps if record.computed] == COMPUTED
+    assert statistics.computed_steps == len(COMPUTED)
+    assert [record.reason for record in statistics.steps[:3]] == ["first steps", "schedule", "skipped"]
+    assert [record.distance for record in statistics.steps[:3]] == [None, 0.0, None]
+    assert [record.rate for record in statistics.steps[:2]] == [1, 4]
+    assert all(record.calls == 2 for record in statistics.steps)
+    assert sum(record.computed_calls for record in statistics.steps) == 2 * len(COMPUTED)
+    assert statistics.conditions == 2
+    assert statistics.cache_bytes == 2 * 4 * 2 * 4  # conditions x tokens x channels x bytes
+    assert statistics.finished
+    assert shown == list(range(1, STEPS + 1))
+
+
+def test_two_conditions_keep_their_own_residuals_batched_or_split():
+    class Scaled(DoublingModel):
+        """The second condition's blocks triple: residual 26 instead of 7 on input 1."""
+
+        def forward(self, x, factors):
+            hidden = x
+            for block in self.blocks:
+                hidden = block(hidden) * factors / 2
+            return self.head(hidden)
+
+    factors = torch.tensor([2.0, 3.0]).view(2, 1, 1)
+    batched, split = new_run(), new_run()
+    model = Scaled()
+    for step, sigma in enumerate(SIGMAS[:-1]):
+        with batched.call(model, LAYOUT, sigma, ("a", "b")):
+            together = model(ones(1 + step, batch=2), factors)
+        # In the other order, as ComfyUI may call them.
+        apart = {}
+        for key, index in (("b", 1), ("a", 0)):
+            with split.call(model, LAYOUT, sigma, (key,)):
+                apart[key] = model(ones(1 + step), factors[index : index + 1])
+        assert torch.equal(together, torch.cat((apart["a"], apart["b"])))
+        if step == 2:
+            assert together[:, 0, 0].tolist() == [3 + 2 * 7, 3 + 2 * 26]
+    assert [r.computed for r in batched.finish().steps] == [r.computed for r in split.finish().steps]
+    assert [r.distance for r in batched.statistics.steps] == [r.distance for r in split.statistics.steps]
+
+
+def test_a_condition_without_a_residual_computes():
+    model, run = DoublingModel(), new_run()
+    for step in (0, 1):
+        with run.call(model, LAYOUT, SIGMAS[step], ("positive",)):
+            model(ones())
+    with run.call(model, LAYOUT, SIGMAS[2], ("newcomer",)):
+        model(ones(5))
+    assert torch.equal(model.head.seen, ones(40))
+    assert run.finish().steps[2].reason == "nothing cached for a condition"
+
+
+def test_both_calls_of_a_heun_step_follow_one_decision():
+    model, run = DoublingModel(), new_run()
+    for step in range(STEPS):
+        for sigma in (SIGMAS[step], SIGMAS[step + 1])[: 1 if step == STEPS - 1 else 2]:
+            with run.call(model, LAYOUT, sigma, ("positive",)):
+                model(ones())
+    statistics = run.finish()
+    assert [record.step for record in statistics.steps] == list(range(STEPS))
+    assert [record.step for record in statistics.steps if record.computed] == COMPUTED
+    assert all(record.computed_calls in (0, record.calls) for record in statistics.steps)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "step"), [(1.0, 0), (2.0, 0), (0.96, 0), (11 / 12, 1), (11 / 12 * (1 - 5e-5), 1), (0.01, 11), (0.0, 11)]
+)
+def test_a_sigma_belongs_to_the_step_it_starts_from(sigma, step):
+    assert new_run().step_index(sigma) == step
+
+
+def test_going_back_to_an_earlier_noise_level_starts_over():
+    model, run = DoublingModel(), new_run()
+    for step in [*range(4), *range(4)]:
+        with run.call(model, LAYOUT, SIGMAS[step], ("positive",)):
+            model(ones())
+    assert [record.computed for record in run.finish().steps] == [True, True, False, False] * 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_residual_that_is_not_finite_is_never_replayed(bad):
+    model, run = DoublingModel(), new_run()
+    seen = sample(run, model, values=[1.0, bad, *[1.0] * (STEPS - 2)])
+    statistics = run.finish()
+    assert statistics.steps[1].reason == "residual is not finite"
+    assert seen[2:] == [8.0] * (STEPS - 2), "no later step sees it"
+    assert statistics.steps[2].computed
+
+
+def test_an_exception_in_a_block_leaves_the_model_as_it_was():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("simulated")
+
+    model, run = DoublingModel(), new_run()
+    model.blocks[1] = Failing()
+    with pytest.raises(torch.OutOfMemoryError), run.call(model, LAYOUT, 1.0, ("positive",)):
+        model(ones())
+    assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_nothing_is_alive_when_the_run_is_dropped():
+    run, model = new_run(), DoublingModel()
+    sample(run, model)
+    cached = weakref.ref(run._cache.history("positive")[0].residual[0])
+    statistics, alive = run.finish(), weakref.ref(run)
+    del run
+    gc.collect()
+    assert alive() is None
+    assert cached() is None
+    assert statistics.computed_steps == len(COMPUTED), "the numbers outlive it"
+
+
+def test_low_precision_replays_an_unchanged_input_as_it_was_computed():
+    torch.manual_seed(0)
+    model, run = DoublingModel().bfloat16(), new_run()
+    hidden = torch.randn(1, 4, 2).bfloat16()
+    outputs = []
+    for sigma in SIGMAS[:3]:
+        with run.call(model, LAYOUT, sigma, ("positive",)):
+            outputs.append(model(hidden))
+    assert outputs[2].dtype == torch.bfloat16
+    assert torch.equal(outputs[1], outputs[2])
+
+
+class TestResidualCache:
+    def test_depth_limits_what_is_kept_and_the_bytes_are_what_is_held(self):
+        cache = ResidualCache(depth=2)
+        for number in range(4):
+            cache.store("a", ComputedResidual(1 - number / 10, (torch.full((1, 3, 2), float(number)),)))
+        assert [computed.residual[0][0, 0, 0].item() for computed in cache.history("a")] == [3, 2]
+        assert cache.nbytes == 2 * 3 * 2 * 4
+        cache.store("b", ComputedResidual(1.0, (torch.zeros(2, 2, dtype=torch.bfloat16), torch.zeros(3))))
+        assert cache.nbytes == 48 + 8 + 12
+        cache.discard("a")
+        assert "a" not in cache
+        assert cache.nbytes == 20
+
+    def test_a_second_compute_at_the_same_time_replaces_the_first(self):
+        cache = ResidualCache(depth=2)
+        for time, value in ((0.9, 1.0), (0.8, 2.0), (0.8, 3.0)):
+            cache.store("a", ComputedResidual(time, (ones(value),)))
+        assert [(computed.time, computed.residual[0][0, 0, 0].item()) for computed in cache.history("a")] == [
+            (0.8, 3.0),
+            (0.9, 1.0),
+        ]
+
+    def test_another_shape_is_refused(self):
+        cache = ResidualCache(depth=1)
+        cache.store("a", ComputedResidual(1.0, (torch.zeros(1, 4, 2),)))
+        with pytest.raises(ShapeMismatchError, match=r"\(\(1, 5, 2\),\) cannot follow one of shape \(\(1, 4, 2\),\)"):
+            cache.store("a", ComputedResidual(0.9, (torch.zeros(1, 5, 2),)))

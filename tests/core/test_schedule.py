@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from adacache_core import (
+    FORECAST,
+    HOLD,
+    PRESETS,
+    Codebook,
+    CodebookSchedule,
+    ConfigurationError,
+    MotionRegularization,
+    PlannedSchedule,
+    flow_time,
+    make_schedule,
+    plan,
+    replay_for,
+)
+from adacache_core.schedule import MAXIMUM_GAP, _error_weight
+
+
+def shifted(steps: int, shift: float = 3.0) -> list[float]:
+    """Flow times of the simple scheduler at a shift."""
+    return [shift * t / (1 + (shift - 1) * t) for t in (1 - step / steps for step in range(steps))]
+
+
+def drive(schedule, distance: float = 0.1, motion: float | None = None) -> list[int]:
+    """The steps that compute if every compute observes the same distance and motion."""
+    computed = []
+    for step in range(schedule.total_steps):
+        if schedule.computes(step):
+            schedule.observe(step, distance if computed else None, motion)
+            computed.append(step)
+    return computed
+
+
+def test_codebook_rates_set_the_gaps_and_the_ends_are_forced():
+    # Distance 0.2 per step: rate 1 is in force at step 1, so 0.2 -> rate 4; then 0.2 / 4 = 0.05 -> rate 6.
+    schedule = CodebookSchedule(Codebook(((0.08, 6), (0.24, 4), (1.0, 1)), 20), 20)
+    assert drive(schedule, 0.2) == [0, 1, 5, 11, 17, 18, 19]
+
+
+def test_reasons_say_why_a_step_computes():
+    schedule = CodebookSchedule(Codebook(((1.0, 4),), 20), 20, skippable=range(0, 15))
+    drive(schedule)
+    fresh = CodebookSchedule(Codebook(((1.0, 4),), 20), 20, skippable=range(0, 15))
+    assert fresh.reason(0) == "first steps"
+    fresh.observe(0, None)
+    fresh.observe(1, 0.1)
+    assert [fresh.reason(step) for step in (2, 5, 16, 19)] == ["skipped", "schedule", "outside window", "last steps"]
+
+
+def test_outside_the_users_window_every_step_computes():
+    schedule = CodebookSchedule(Codebook(((1.0, 5),), 20), 20, skippable=range(8, 14))
+    computed = drive(schedule)
+    assert set(range(20)) - set(computed) <= set(range(8, 14))
+    assert set(computed) > {0, 1, 2, 7, 14, 15, 19}
+
+
+def test_few_steps_are_all_computed():
+    for preset in ("fast", "paper-fast"):
+        schedule = make_schedule(preset, shifted(7), FORECAST)
+        assert drive(schedule, 0.0) == list(range(7))
+        assert schedule.reason(3) == "too few steps"
+        assert len(drive(make_schedule(preset, shifted(12), FORECAST), 0.0)) < 12
+
+
+def brute_force(times, computes, forced, order):
+    """Every choice of steps, costed with the formula of ``plan``'s docstring."""
+    total = len(times)
+    t = torch.tensor(times, dtype=torch.float64)
+    weight = _error_weight(t)
+    best, chosen = None, None
+    for rest in itertools.combinations(sorted(set(range(total)) - forced), computes - len(forced)):
+        steps = sorted(forced | set(rest))
+        cost = 0.0
+        for a, b, c in zip(steps, steps[1:], steps[2:], strict=False):
+            for j in range(b + 1, c):
+                after = t[j + 1] if j + 1 < total else 0.0
+                error = abs(t[j] - after) * weight[j] * abs(t[j] - t[b])
+                cost += float(error * abs(t[j] - t[a]) if order == 2 else error)
+        if best is None or cost < best:
+            best, chosen = cost, tuple(steps)
+    return chosen
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("steps", "computes", "shift"), [(12, 6, 3.0), (12, 8, 8.0), (13, 5, 1.0)])
+def test_the_plan_is_the_best_of_all_choices(steps, computes, shift, order):
+    times, forced = shifted(steps, shift), {0, 1, steps - 1}
+    assert plan(times, computes, forced, order) == brute_force(times, computes, forced, order)
+
+
+def test_the_plan_keeps_to_its_budget_and_to_forced_steps():
+    times = shifted(30)
+    assert len(plan(times, 12, {0, 1, 28, 29})) == 12
+    assert plan(times, 30, {0, 1, 29}) == tuple(range(30))
+    assert plan(times[:20], 2, {0, 1, 10, 18, 19}) == (0, 1, 10, 18, 19)
+
+
+def test_no_gap_is_longer_than_the_limit():
+    steps = plan(shifted(100), 4, {0, 1, 99})
+    assert max(later - earlier for earlier, later in itertools.pairwise(steps)) <= MAXIMUM_GAP
+
+
+@pytest.mark.parametrize(("steps", "computed"), [(10, 5), (20, 9), (30, 14), (50, 23), (100, 45)])
+def test_balanced_computes_what_its_speedup_says(steps, computed):
+    assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
+
+
+def test_motion_brings_the_next_compute_nearer_and_never_farther():
+    times, motion = shifted(30), MotionRegularization(start_percent=0.0, end_percent=1.0, exponent=1.0)
+    planned = drive(PlannedSchedule(times, 3.0))
+    still = drive(PlannedSchedule(times, 3.0, motion=motion), motion=0.0)
+    moving = drive(PlannedSchedule(times, 3.0, motion=motion), motion=0.77)  # score / scale = 2: gaps halved
+    assert set(planned) <= set(moving)
+    assert len(moving) > len(still) >= len(planned)
+
+
+def test_motion_of_a_codebook_scales_the_distance():
+    motion = MotionRegularization(start_percent=0, end_percent=1, exponent=1, scale=0.5, gradient_multiplier=10)
+    schedule = CodebookSchedule(Codebook(((0.2, 4), (9.0, 1)), 20), 20, motion)
+    schedule.observe(0, None)
+    # Score 0.25 / 0.5 = 0.5; gradient 10 * (0.5 - 1) / 1 = -5; distance 0.1 * (0.5 + 5) = 0.55 -> rate 1.
+    observation = schedule.observe(1, 0.1, 0.25)
+    assert (observation.motion_score, observation.motion_gradient) == (0.5, -5.0)
+    assert observation.regularized_distance == pytest.approx(0.55)
+    assert observation.rate == 1
+    # Same score again: gradient 0, 0.1 * 0.5 = 0.05 -> rate 4.
+    assert schedule.observe(2, 0.1, 0.25).rate == 4
+
+
+def test_flow_time_maps_large_sigmas_into_one():
+    assert flow_time(0.7, 1.0) == 0.7
+    assert flow_time(80.0, 80.0) == pytest.approx(80 / 81)
+    assert flow_time(0.0, 80.0) == 0.0
+
+
+def test_presets_choose_schedule_and_replay():
+    assert [replay_for(preset).name for preset in PRESETS] == ["forecast"] * 3 + ["hold"] * 2 + ["forecast"]
+    assert replay_for("balanced", "hold") is HOLD
+    custom = Codebook(((0.5, 2),))
+    assert make_schedule("custom", shifted(30), HOLD, custom=custom).codebook is custom
+    with pytest.raises(ConfigurationError, match='preset "custom" needs a codebook'):
+        make_schedule("custom", shifted(30), HOLD)
+    with pytest.raises(ConfigurationError, match="must be one of balanced, quality.*got 'turbo'"):
+        make_schedule("turbo", shifted(30), HOLD)
+    with pytest.raises(ConfigurationError, match='replay must be "hold" or "forecast", got \'taylor\''):
+        replay_for("balanced", "taylor")
+    with pytest.raises(ConfigurationError, match=r"speedup is a ratio of 1 or more, got 0\.5"):
+        PlannedSchedule(shifted(30), 0.5)
