@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from einops import parse_shape, rearrange
 from torch import Tensor, nn
 
-from .errors import ShapeMismatchError
+from .errors import ConfigurationError, ShapeMismatchError
 from .layouts import Blocks, Layout, Stream
 
 Forward = Callable[..., Any]
@@ -50,7 +51,7 @@ def computing(model: nn.Module, layout: Layout, record: Callable[[int, Tensor, T
     def head(index: int, stream: Stream, original: Forward) -> Forward:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if index in noted:
-                record(index, _aligned(noted.pop(index), x), x)
+                record(index, *_as_tokens(stream, noted.pop(index), x))
             return original(x, *args, **kwargs)
 
         return forward
@@ -73,8 +74,14 @@ def skipping(model: nn.Module, layout: Layout, replay: Callable[[int, Tensor], T
 
     def head(index: int, stream: Stream, original: Forward) -> Forward:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            after = replay(index, _aligned(noted.pop(index), x))
-            return original(after.to(x.dtype), *args, **kwargs)
+            if index not in noted:
+                raise ConfigurationError(
+                    "AdaCache: another node replaced the first block of the model at a step that is skipped, so that "
+                    "nothing tells what goes into the blocks. Bypass that node or the AdaCache node."
+                )
+            before = noted.pop(index)
+            after = replay(index, _as_tokens(stream, before, x)[0])
+            return original(_at_head(stream, after.to(x.dtype), before, x), *args, **kwargs)
 
         return forward
 
@@ -89,18 +96,15 @@ def skipping(model: nn.Module, layout: Layout, replay: Callable[[int, Tensor], T
 def _heads(
     model: nn.Module, layout: Layout, head: Callable[[int, Stream, Forward], Forward]
 ) -> dict[nn.Module, Forward]:
-    modules = layout.head_modules(model)
-    return {
-        module: head(index, stream, module.forward)
-        for index, (stream, module) in enumerate(zip(layout.streams, modules, strict=True))
-    }
+    return {module: head(index, layout.streams[index], module.forward) for index, module in layout.head_modules(model)}
 
 
 def _noting(streams: tuple[Stream, ...], noted: dict[int, Tensor], original: Forward) -> Forward:
     def forward(*args: Any, **kwargs: Any) -> Any:
         for index, stream in enumerate(streams):
+            hidden = _argument(stream.argument, args, kwargs)
             # A clone, because some blocks and adapters change the hidden state in place.
-            noted[index] = _argument(stream.argument, args, kwargs).clone()
+            noted[index] = (hidden if stream.item is None else hidden[stream.item]).clone()
         return original(*args, **kwargs)
 
     return forward
@@ -108,7 +112,11 @@ def _noting(streams: tuple[Stream, ...], noted: dict[int, Tensor], original: For
 
 def _identity(row: Blocks) -> Forward:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        unchanged = tuple(_argument(name, args, kwargs) for name in row.returns)
+        unchanged = tuple(0.0 if name is None else _argument(name, args, kwargs) for name in row.returns)
+        cache = kwargs.get(row.key_value_cache)
+        if cache is not None:
+            # The model takes back what the block wrote before it writes the same frames again.
+            cache["end"] += unchanged[0].shape[1]
         return unchanged[0] if len(unchanged) == 1 else unchanged
 
     return forward
@@ -118,10 +126,35 @@ def _argument(name: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return args[name] if isinstance(name, int) else kwargs[name]
 
 
-def _aligned(before: Tensor, after: Tensor) -> Tensor:
-    if before.shape != after.shape:
+def _as_tokens(stream: Stream, before: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden state before the blocks and at the head, both as tokens ``[B, N, C]``."""
+    if stream.forms is not None:
+        sizes = _sizes(stream, before, head)
+        before = _formed(before, stream.forms.before, stream.forms.tokens, sizes)
+        head = _formed(head, stream.forms.head, stream.forms.tokens, sizes)
+    if stream.loses_first_tokens:
+        before = before[:, -head.shape[1] :]
+    if before.shape != head.shape:
         raise ShapeMismatchError(
-            f"AdaCache: the hidden state has shape {tuple(before.shape)} before the blocks and {tuple(after.shape)} "
+            f"AdaCache: the hidden state has shape {tuple(before.shape)} before the blocks and {tuple(head.shape)} "
             f"at the head. This use of the model is not supported; bypass the AdaCache node."
         )
-    return before
+    return before, head
+
+
+def _at_head(stream: Stream, tokens: Tensor, before: Tensor, head: Tensor) -> Tensor:
+    """Tokens ``[B, N, C]`` in the form in which the head takes them."""
+    if stream.forms is None:
+        return tokens
+    return _formed(tokens, stream.forms.tokens, stream.forms.head, _sizes(stream, before, head))
+
+
+def _sizes(stream: Stream, before: Tensor, head: Tensor) -> dict[str, int]:
+    """Sizes of the axes, read off the tensors whose form names every axis."""
+    assert stream.forms is not None
+    forms = ((before, stream.forms.before), (head, stream.forms.head))
+    return {axis: size for x, form in forms if "(" not in form for axis, size in parse_shape(x, form).items()}
+
+
+def _formed(x: Tensor, old: str, new: str, sizes: dict[str, int]) -> Tensor:
+    return x if old == new else rearrange(x, f"{old} -> {new}", **{axis: sizes[axis] for axis in sizes if axis in old})

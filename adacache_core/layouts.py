@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .errors import UnsupportedModelError
+from .errors import ConfigurationError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,26 @@ class Blocks:
     Attributes:
         path: attribute path of the ``nn.ModuleList`` or ``nn.ModuleDict`` on the model.
         returns: the arguments (position or name) that a block returns in changed form; a skipped block
-            returns them as they came. One is returned alone, several as a tuple.
+            returns them as they came. One is returned alone, several as a tuple. None stands for what a side
+            block contributes to the main ones: nothing, on a skip.
+        key_value_cache: argument that holds a key/value cache; its ``"end"`` advances on a skip too.
     """
 
     path: str
-    returns: tuple[int | str, ...] = (0,)
+    returns: tuple[int | str | None, ...] = (0,)
+    key_value_cache: str | None = None
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How one hidden state is laid out, as einops patterns: before the blocks, at the head, and as plain tokens.
+
+    Tokens are ``[B, N, C]`` with N = frames x rows x columns, in which form residuals are kept.
+    """
+
+    before: str
+    head: str
+    tokens: str
 
 
 @dataclass(frozen=True)
@@ -32,10 +48,18 @@ class Stream:
     Attributes:
         head: attribute path of the module that reads the hidden state after the last block (argument 0).
         argument: argument of the first block (position or name) that is the hidden state before the stack.
+        item: which one, where that argument is a tuple of hidden states.
+        other_head: a head that the model may use in place of ``head``.
+        loses_first_tokens: the model cuts reference tokens off the front before the head.
+        forms: where the hidden state is not ``[B, N, C]`` throughout.
     """
 
     head: str
     argument: int | str = 0
+    item: int | None = None
+    other_head: str | None = None
+    loses_first_tokens: bool = False
+    forms: Forms | None = None
 
 
 @dataclass(frozen=True)
@@ -45,41 +69,180 @@ class Layout:
     Attributes:
         family: name for people.
         model: qualified name of the model's class.
-        blocks: block lists in the order they run.
-        streams: hidden states, each with its head.
-        patch: frames, rows and columns of latent that make one token.
-        reference_tokens: where tokens that are not part of the video stand in the sequence, ``"first"`` or ``"last"``.
+        blocks: block lists, that of the first block to run first.
+        streams: hidden states, each with its head; the video comes first.
+        patch: frames, rows and columns of latent that make one token, or names of the model's attributes that say so.
+        references_before: call arguments (latents) whose frames stand before the video's tokens in the sequence.
+            Whatever else is in the sequence stands after them.
+        video_last: the video's tokens are the last ones instead.
+        guides: call argument with the positions of guide tokens, for which the latent itself has frames at its end.
+        unneeded: call arguments that feed side stacks only; None on a skip.
+        prefetches: the model fetches a block's weights before it calls the block.
     """
 
     family: str
     model: str
     blocks: tuple[Blocks, ...]
     streams: tuple[Stream, ...]
-    patch: tuple[int, int, int] = (1, 2, 2)
-    reference_tokens: str = "first"
+    patch: tuple[int | str, ...] = (1, 2, 2)
+    references_before: tuple[str, ...] = ()
+    video_last: bool = False
+    guides: str | None = None
+    unneeded: tuple[str, ...] = ()
+    prefetches: bool = False
 
     def block_modules(self, model: nn.Module) -> Iterator[tuple[Blocks, nn.Module]]:
-        """All blocks in the order they run, each with the row it belongs to."""
+        """All blocks, the first to run first, each with the row it belongs to."""
         for blocks in self.blocks:
             modules = attrgetter(blocks.path)(model)
             for block in modules.values() if isinstance(modules, nn.ModuleDict) else modules:
                 yield blocks, block
 
-    def head_modules(self, model: nn.Module) -> tuple[nn.Module, ...]:
-        """The head of every stream."""
-        return tuple(attrgetter(stream.head)(model) for stream in self.streams)
+    def head_modules(self, model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+        """The heads, each with the number of its stream."""
+        for index, stream in enumerate(self.streams):
+            for path in filter(None, (stream.head, stream.other_head)):
+                yield index, attrgetter(path)(model)
 
-    def token_grid(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Frames, rows and columns of video tokens for a latent of shape ``[B, C, T, H, W]``."""
-        return tuple(-(-size // patch) for size, patch in zip(latent_shape[2:5], self.patch, strict=True))  # type: ignore[return-value]
+    def token_grid(
+        self, latent_shape: tuple[int, ...], arguments: Mapping[str, Any] | None = None
+    ) -> tuple[int, int, int]:
+        """Frames, rows and columns of video tokens, reference frames excluded.
 
+        Args:
+            latent_shape: ``[B, C, T, H, W]``, or ``[B, C, H, W]`` of an image.
+            arguments: arguments of the model call by name.
+        """
+        sizes = (1, *latent_shape[2:])[-3:]
+        frames, rows, columns = (-(-size // int(patch)) for size, patch in zip(sizes, self.patch, strict=True))
+        guides = (arguments or {}).get(self.guides)
+        if guides is not None:
+            frames -= guides.shape[2] // (rows * columns)
+        return frames, rows, columns
+
+    def video_tokens(
+        self, tokens: Tensor, latent_shape: tuple[int, ...], arguments: Mapping[str, Any] | None = None
+    ) -> tuple[Tensor, int]:
+        """The video's part of a hidden state ``[B, N, C]`` of the first stream, and its number of frames.
+
+        Raises:
+            ConfigurationError: the sequence does not hold every token of the grid.
+        """
+        frames, rows, columns = self.token_grid(latent_shape, arguments)
+        count, spare = frames * rows * columns, tokens.shape[1] - frames * rows * columns
+        if spare < 0:
+            raise ConfigurationError(
+                f"AdaCache MoReg: {self.family} keeps {tokens.shape[1]} tokens of a video of {frames} x {rows} x "
+                f"{columns}, so that there is no motion between frames to measure. Remove the MoReg node."
+            )
+        references = [(arguments or {}).get(name) for name in self.references_before]
+        before = sum(1 if latent.ndim == 4 else latent.shape[2] for latent in references if latent is not None)
+        # No more than there is room for: some models take a reference latent and make nothing of it.
+        first = spare if self.video_last else min(before * rows * columns, spare)
+        return tokens[:, first : first + count], frames
+
+
+_WAN = Layout("Wan", "comfy.ldm.wan.model.WanModel", (Blocks("blocks"),), (Stream("head"),))
 
 LAYOUTS = (
+    # ref_conv of FunControl puts one frame first; context_latents and time_dim_concat come last.
+    replace(_WAN, family="Wan 2.1 / 2.2", references_before=("reference_latent",)),
+    replace(_WAN, family="Wan camera", model="comfy.ldm.wan.model.CameraWanModel"),
+    replace(
+        _WAN,
+        family="Wan VACE",
+        model="comfy.ldm.wan.model.VaceWanModel",
+        blocks=(Blocks("blocks"), Blocks("vace_blocks", returns=(None, 0))),
+    ),
+    replace(
+        _WAN,
+        family="Wan Animate",
+        model="comfy.ldm.wan.model_animate.AnimateWanModel",
+        references_before=("reference_latent",),
+        unneeded=("face_pixel_values",),
+    ),
+    replace(_WAN, family="Wan S2V", model="comfy.ldm.wan.model.WanModel_S2V", unneeded=("audio_embed",)),
+    replace(_WAN, family="HuMo", model="comfy.ldm.wan.model.HumoWanModel", unneeded=("audio_embed",)),
+    replace(_WAN, family="SCAIL", model="comfy.ldm.wan.model.SCAILWanModel", references_before=("reference_latent",)),
+    replace(
+        _WAN, family="SCAIL-2", model="comfy.ldm.wan.model.SCAIL2WanModel", references_before=("reference_latent",)
+    ),
+    replace(
+        _WAN,
+        family="WanDancer",
+        model="comfy.ldm.wan.model_wandancer.WanDancerModel",
+        streams=(Stream("head", other_head="head_global"),),
+        references_before=("reference_latent",),
+        unneeded=("audio_embed",),
+    ),
+    replace(
+        _WAN,
+        family="Wan autoregressive",
+        model="comfy.ldm.wan.ar_model.CausalWanModel",
+        blocks=(Blocks("blocks", key_value_cache="kv_cache"),),
+    ),
     Layout(
-        family="Wan 2.1 / 2.2",
-        model="comfy.ldm.wan.model.WanModel",
+        family="HunyuanVideo / 1.5",
+        model="comfy.ldm.hunyuan_video.model.HunyuanVideo",
+        blocks=(Blocks("double_blocks", returns=("img", "txt")), Blocks("single_blocks")),
+        streams=(Stream("final_layer", argument="img", loses_first_tokens=True),),
+        patch=("patch_size",),
+    ),
+    Layout(
+        family="LTX-Video",
+        model="comfy.ldm.lightricks.model.LTXVModel",
+        blocks=(Blocks("transformer_blocks"),),
+        streams=(Stream("norm_out"),),
+        patch=(1, 1, 1),
+        guides="keyframe_idxs",
+    ),
+    Layout(
+        family="LTX-2",
+        model="comfy.ldm.lightricks.av_model.LTXAVModel",
+        blocks=(Blocks("transformer_blocks"),),
+        streams=(Stream("norm_out", item=0), Stream("audio_norm_out", item=1, loses_first_tokens=True)),
+        patch=(1, 1, 1),
+        guides="keyframe_idxs",
+        prefetches=True,
+    ),
+    Layout(
+        family="Mochi",
+        model="comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",
+        blocks=(Blocks("blocks", returns=(0, 2)),),
+        streams=(Stream("final_layer"),),
+    ),
+    Layout(
+        family="Cosmos Predict2",
+        model="comfy.ldm.cosmos.predict2.MiniTrainDIT",
         blocks=(Blocks("blocks"),),
-        streams=(Stream(head="head"),),
+        streams=(Stream("final_layer", forms=Forms("b t h w c", "b t h w c", "b (t h w) c")),),
+    ),
+    Layout(
+        family="Cosmos",
+        model="comfy.ldm.cosmos.model.GeneralDIT",
+        blocks=(Blocks("blocks"),),
+        streams=(Stream("final_layer", forms=Forms("t h w b c", "(b t) (h w) c", "b (t h w) c")),),
+    ),
+    Layout(
+        family="CogVideoX",
+        model="comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",
+        blocks=(Blocks("blocks", returns=("hidden_states", "encoder_hidden_states")),),
+        streams=(Stream("norm_final", argument="hidden_states"),),
+        patch=("patch_size_t", "patch_size", "patch_size"),
+    ),
+    Layout(
+        family="Kandinsky 5",
+        model="comfy.ldm.kandinsky5.model.Kandinsky5",
+        blocks=(Blocks("visual_transformer_blocks"),),
+        streams=(Stream("out_layer", forms=Forms("b (t h w) c", "b t h w c", "b (t h w) c")),),
+    ),
+    Layout(
+        family="MiniMax H3",
+        model="comfy.ldm.minimax.model.MiniMaxH3Model",
+        blocks=(Blocks("blocks"),),
+        streams=(Stream("final_layer", forms=Forms("n c", "n c", "1 n c")),),
+        video_last=True,
+        prefetches=True,
     ),
 )
 
@@ -99,7 +262,8 @@ def layout_of(model: nn.Module, layouts: tuple[Layout, ...] = LAYOUTS) -> Layout
             f"Load one of: {families}; or bypass the AdaCache node."
         )
     try:
-        complete = any(True for _ in layout.block_modules(model)) and bool(layout.head_modules(model))
+        complete = any(True for _ in layout.block_modules(model)) and any(True for _ in layout.head_modules(model))
+        patch = _resolved(layout.patch, model)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"AdaCache: {name} has no {error.name!r}; this version of the model is laid out differently. "
@@ -107,4 +271,11 @@ def layout_of(model: nn.Module, layouts: tuple[Layout, ...] = LAYOUTS) -> Layout
         ) from error
     if not complete:
         raise UnsupportedModelError(f"AdaCache: {name} has no blocks in {layout.blocks[0].path!r}; nothing to cache.")
-    return layout
+    return layout if patch == layout.patch else replace(layout, patch=patch)
+
+
+def _resolved(patch: tuple[int | str, ...], model: nn.Module) -> tuple[int, ...]:
+    """The patch as three numbers, attributes looked up; an image model's two numbers get one frame."""
+    sizes = [attrgetter(size)(model) if isinstance(size, str) else size for size in patch]
+    flat = [number or 1 for size in sizes for number in (size if isinstance(size, list | tuple) else (size,))]
+    return (1, *flat)[-3:]

@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 
 from ..adacache_core import (
+    PRESETS,
     CacheRun,
     Codebook,
     ConfigurationError,
@@ -23,9 +24,11 @@ from ..adacache_core import (
 )
 from ..adacache_core.presets import SPEEDUPS, codebook_for
 from ..adacache_core.schedule import MINIMUM_STEPS
+from .progress import reporter
 from .statistics_log import LoggedRun, StatisticsLog
 
 KEY = "adacache"
+_SKIPS = "adacache_skips"
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,24 @@ class CacheSettings:
     motion: MotionRegularization | None
 
     def __post_init__(self) -> None:
-        if not self.start_percent < self.end_percent:
+        if self.preset not in PRESETS:
+            raise ConfigurationError(f"AdaCache: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
+        if not 0 <= self.start_percent < self.end_percent <= 1:
             raise ConfigurationError(
-                f"AdaCache: start_percent must be below end_percent, got {self.start_percent:g} and "
-                f"{self.end_percent:g}. Steps between them may be skipped; 0 and 1 allow all."
+                f"AdaCache: start_percent must be below end_percent, both within 0 and 1, got {self.start_percent:g} "
+                f"and {self.end_percent:g}. Steps between them may be skipped; 0 and 1 allow all."
             )
 
 
-def bind(model: ModelPatcher, settings: CacheSettings) -> tuple[ModelPatcher, StatisticsLog]:
+def bind(
+    model: ModelPatcher, settings: CacheSettings, node_id: str | None = None
+) -> tuple[ModelPatcher, StatisticsLog]:
     """A clone of the model that caches while it is sampled, and the log its statistics go to.
+
+    Args:
+        model: the loaded model.
+        settings: the user's choices.
+        node_id: the AdaCache node, for live progress; None without.
 
     Raises:
         UnsupportedModelError: not a video DiT with a known layout.
@@ -56,10 +68,12 @@ def bind(model: ModelPatcher, settings: CacheSettings) -> tuple[ModelPatcher, St
     """
     layout = layout_of(model.model.diffusion_model)
     _refuse_second_cache(model.model_options, model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
-    binding = _Binding(settings, layout, StatisticsLog())
+    binding = _Binding(settings, layout, StatisticsLog(), node_id)
     patched = model.clone()
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, binding.outer_sample)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, binding.apply_model)
+    if layout.prefetches:
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _prefetch_nothing_on_a_skip)
     return patched, binding.log
 
 
@@ -78,6 +92,7 @@ class _Binding:
     settings: CacheSettings
     layout: Layout
     log: StatisticsLog
+    node_id: str | None
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the run, keep it for the length of one ``sample()``, drop it."""
@@ -102,10 +117,14 @@ class _Binding:
         if run is None:
             # Called outside of sampling, e.g. by a trainer.
             return executor(*args, **kwargs)
-        latent = args[0]
+        # Models of video and audio get both latents packed into one.
+        latent_shape = tuple(kwargs["latent_shapes"][0] if "latent_shapes" in kwargs else args[0].shape)
         model = executor.class_obj.diffusion_model
         sigma = float(options["sigmas"][0])
-        with run.call(model, self.layout, sigma, _condition_keys(options, latent.shape), tuple(latent.shape)):
+        keys = _condition_keys(options, args[0].shape)
+        with run.call(model, self.layout, sigma, keys, latent_shape, kwargs) as skips:
+            if skips:
+                args, kwargs = _without_side_stacks(self.layout, args, kwargs)
             return executor(*args, **kwargs)
 
     def _start(self, model: ModelPatcher, sigmas: Any, latent_shape: tuple[int, ...]) -> CacheRun:
@@ -133,6 +152,7 @@ class _Binding:
             noise_levels,
             statistics,
             sigma_max,
+            on_step=reporter(self.node_id),
         )
 
     def _in_force(self, total_steps: int, replay: str) -> dict[str, Any]:
@@ -149,6 +169,27 @@ class _Binding:
             "motion_regularization": None if settings.motion is None else asdict(settings.motion),
             "family": self.layout.family,
         }
+
+
+def _without_side_stacks(
+    layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a skipped call: what feeds only adapters, whose work the residual holds, is left out."""
+    kwargs = {name: None if name in layout.unneeded else value for name, value in kwargs.items()}
+    options = dict(args[5] if len(args) > 5 else kwargs["transformer_options"])
+    options["patches"] = {name: patch for name, patch in options.get("patches", {}).items() if name != "double_block"}
+    options[_SKIPS] = True
+    if len(args) > 5:
+        return (*args[:5], options, *args[6:]), kwargs
+    return args, {**kwargs, "transformer_options": options}
+
+
+def _prefetch_nothing_on_a_skip(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """ComfyUI asks for the prefetching of block weights after APPLY_MODEL wrappers had their turn."""
+    for options in (*args, *kwargs.values()):
+        if isinstance(options, dict) and options.get(_SKIPS):
+            options["prefetch_dynamic_vbars"] = False
+    return executor(*args, **kwargs)
 
 
 def _condition_keys(options: dict[str, Any], latent_shape: tuple[int, ...]) -> list[Hashable]:

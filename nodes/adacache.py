@@ -90,6 +90,7 @@ class AdaCache(io.ComfyNode):
                     tooltip="What was computed and skipped; connect it to an AdaCache Inspector.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -104,4 +105,5 @@ class AdaCache(io.ComfyNode):
         moreg: MotionRegularization | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
-        return io.NodeOutput(*bind(model, CacheSettings(preset, custom, replay, start_percent, end_percent, moreg)))
+        settings = CacheSettings(preset, custom, replay, start_percent, end_percent, moreg)
+        return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))

@@ -32,6 +32,11 @@ class AdaCacheInspector(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampler's result: the inspector runs after it."),
                 Statistics.Input("statistics", optional=True, tooltip="From the AdaCache node in use."),
+                Statistics.Input(
+                    "statistics_2",
+                    optional=True,
+                    tooltip="From a second AdaCache node: the other expert where two models share the steps (Wan 2.2).",
+                ),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The latent, unchanged."),
@@ -41,7 +46,14 @@ class AdaCacheInspector(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], statistics: StatisticsLog | None = None) -> io.NodeOutput:
-        runs = [] if statistics is None else statistics.of_prompt(executing_prompt()[0])
-        report = make_report([run.statistics for run in runs], connected=statistics is not None)
+    def execute(
+        cls,
+        latent: dict[str, Any],
+        statistics: StatisticsLog | None = None,
+        statistics_2: StatisticsLog | None = None,
+    ) -> io.NodeOutput:
+        logs = [log for log in (statistics, statistics_2) if log is not None]
+        prompt_id, _ = executing_prompt()
+        runs = [run.statistics for log in logs for run in log.of_prompt(prompt_id)]
+        report = make_report(runs, connected=bool(logs))
         return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui={"adacache": [report]})

@@ -1,10 +1,43 @@
-"""The inspector's report: the numbers of a prompt's runs, and the sentence that answers "why"."""
+"""The inspector's report: the numbers of a prompt's runs, and the sentences that answer "why"."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..adacache_core import RunStatistics
+
+# web/strings.js has the same keys and placeholders in Chinese.
+SENTENCES = {
+    "not_connected": (
+        "No statistics connected: AdaCache is bypassed or not in this graph. Without it every step is computed."
+    ),
+    "not_sampled": (
+        "The model with AdaCache has not been sampled. Connect AdaCache's MODEL output to the sampler that makes "
+        "this latent."
+    ),
+    "run": "Run {run} of {runs}:",
+    "faster": "Sampling took {seconds}; with every step computed it would have taken about {uncached}.",
+    "took": "Sampling took {seconds}.",
+    "first": "The first step took {first}, with one-off work such as loading; the speedup leaves it out.",
+    "each": "A computed step took {computed} on average, a skipped one {skipped}.",
+    "phase_early": "The early third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
+    "phase_middle": "The middle third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
+    "phase_late": "The late third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
+    "too_few": "No step was skipped: {steps} steps are too few, the video changes too much from one to the next.",
+    "window": "No step was skipped: start_percent {start} and end_percent {end} leave none that may be.",
+    "forced": "No step was skipped: the ones that may be are followed by steps that are always computed.",
+    "rates": "No step was skipped: every rate of the codebook is 1. A rate of 2 or more allows skips.",
+    "distance": (
+        "No step was skipped: the distance stayed above {threshold}, the largest threshold with a rate over 1; "
+        "the lowest was {lowest}."
+    ),
+    "motion": "No step was skipped because of motion: MoReg raised the lowest distance from {plain} to {lowest}.",
+    "not_finite": "{count} steps gave values that are not finite (NaN): they were not cached. Check model and LoRAs.",
+    "new_condition": "{count} planned skips were computed because a condition was new at that step.",
+    "stopped": "The run stopped after {done} of {steps} steps: it was interrupted or failed.",
+}
+
+_PARTS = ("early", "middle", "late")
 
 
 def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, Any]:
@@ -15,61 +48,133 @@ def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, 
         connected: whether an AdaCache node's statistics were connected at all.
 
     Returns:
-        Totals (``total_steps``, ``computed_steps``, ``skipped_steps``, ``cache_bytes``, ``seconds``, ``speedup``), ``preset``,
-        ``summary`` (sentences for people) and ``runs`` (see ``RunStatistics.to_dict``).
+        Totals (``total_steps``, ``computed_steps``, ``skipped_steps``, ``cache_bytes``, ``seconds``, ``speedup``),
+        ``preset`` and ``replay``, ``runs`` (see ``RunStatistics.to_dict``), ``explanation`` (keys of ``SENTENCES``
+        with their values) and ``summary`` (the explanation in English, a line each).
     """
-    dicts = [run.to_dict() for run in runs]
     total, computed = sum(len(run.steps) for run in runs), sum(run.computed_steps for run in runs)
-    seconds = sum(run.seconds for run in runs)
-    estimates = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
-    uncached = sum(speedup * spent for speedup, spent in estimates)
-    report = {
+    timed = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
+    uncached, spent = sum(speedup * seconds for speedup, seconds in timed), sum(seconds for _, seconds in timed)
+    explanation = _explain(runs, connected)
+    return {
         "total_steps": total,
         "computed_steps": computed,
         "skipped_steps": total - computed,
         "cache_bytes": max((run.cache_bytes for run in runs), default=0),
-        "seconds": seconds,
-        "speedup": uncached / sum(spent for _, spent in estimates) if estimates else None,
-        "preset": runs[-1].settings["preset"] if runs else None,
-        "runs": dicts,
+        "seconds": sum(run.seconds for run in runs),
+        "speedup": uncached / spent if spent > 0 else None,
+        "preset": _in_force(runs, "preset"),
+        "replay": _in_force(runs, "replay"),
+        "summary": "\n".join(_sentence(entry) for entry in explanation),
+        "explanation": explanation,
+        "runs": [run.to_dict() for run in runs],
     }
-    report["summary"] = _summary(runs, report, connected)
-    return report
 
 
-def _summary(runs: list[RunStatistics], report: dict[str, Any], connected: bool) -> str:
-    if not connected:
-        return "No statistics connected: AdaCache is bypassed or not in this graph. Every step was computed."
+def human_bytes(count: int) -> str:
+    """``25165824`` as ``"24.0 MiB"``."""
+    if count < 2**20:
+        return f"{count / 2**10:.0f} KiB"
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """``0.0123`` as ``"12 ms"``, ``95`` as ``"1 min 35 s"``."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def _in_force(runs: list[RunStatistics], setting: str) -> str | None:
+    """The setting of all runs; both, in order, where two differ."""
+    return " + ".join(dict.fromkeys(str(run.settings[setting]) for run in runs)) or None
+
+
+def _sentence(entry: dict[str, Any]) -> str:
+    return entry["text"] if entry["key"] == "note" else SENTENCES[entry["key"]].format(**entry)
+
+
+def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]:
     if not runs:
-        return "The model with AdaCache has not been sampled yet. Connect its MODEL output to the sampler."
-    lines = [
-        f"{report['computed_steps']} of {report['total_steps']} steps computed, {report['skipped_steps']} skipped; "
-        f"preset {report['preset']}, replay {runs[-1].settings['replay']}, "
-        f"cache {report['cache_bytes'] / 2**20:.1f} MiB."
+        return [{"key": "not_sampled" if connected else "not_connected"}]
+    entries = []
+    for number, run in enumerate(runs, start=1):
+        if len(runs) > 1:
+            entries.append({"key": "run", "run": number, "runs": len(runs)})
+        entries += _times(run)
+        entries += [{"key": "note", "text": note} for note in run.notes]
+        entries += _why(run)
+    return entries
+
+
+def _times(run: RunStatistics) -> list[dict[str, Any]]:
+    computed = [record.seconds for record in run.steps if record.computed]
+    skipped = [record.seconds for record in run.steps if not record.computed]
+    if not skipped or run.speedup is None:
+        return [{"key": "took", "seconds": human_seconds(run.seconds)}] if run.steps else []
+    # As in RunStatistics.speedup: the first computed step often carries one-off work.
+    usual = computed[1:] or computed
+    mean, first = sum(usual) / len(usual), run.steps[0].seconds
+    uncached = mean * (len(run.steps) - 1) + first
+    entries = [
+        {"key": "faster", "seconds": human_seconds(run.seconds), "uncached": human_seconds(uncached)},
+        {"key": "each", "computed": human_seconds(mean), "skipped": human_seconds(sum(skipped) / len(skipped))},
     ]
-    for run in runs:
-        lines += run.notes
-        if not run.finished:
-            lines.append("This run did not finish: it was interrupted or failed.")
-        why = _why(run)
-        if why:
-            lines.append(why)
-    return "\n".join(lines)
+    if first > 1.5 * mean:
+        entries.append({"key": "first", "first": human_seconds(first)})
+    return entries
 
 
-def _why(run: RunStatistics) -> str | None:
-    """Why nothing was skipped, or where most was."""
-    if run.notes or not run.steps:
-        return None
+def _why(run: RunStatistics) -> list[dict[str, Any]]:
+    """Where most was skipped, or why nothing was; and what did not go as planned."""
+    entries = []
     skipped = [record.step for record in run.steps if not record.computed]
     if skipped:
-        middle = run.total_steps / 3
-        thirds = [sum(int(step // middle) == part for step in skipped) for part in range(3)]
-        part = ("early", "middle", "late")[thirds.index(max(thirds))]
-        return f"Most skips are in the {part} third of the steps ({max(thirds)} of {len(skipped)})."
+        entries.append(_phase(skipped, run.total_steps))
+    elif run.finished and run.steps and not run.notes:
+        entries.append(_why_nothing(run))
+    reasons = [record.reason for record in run.steps]
+    for key, reason in (("not_finite", "residual is not finite"), ("new_condition", "nothing cached for a condition")):
+        if reason in reasons:
+            entries.append({"key": key, "count": reasons.count(reason)})
+    if not run.finished:
+        entries.append({"key": "stopped", "done": len(run.steps), "steps": run.total_steps})
+    return entries
+
+
+def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:
+    parts = [[step for step in range(total_steps) if step * 3 // total_steps == part] for part in range(3)]
+    counts = [sum(step in part for step in skipped) for part in parts]
+    most = counts.index(max(counts))
+    return {
+        "key": f"phase_{_PARTS[most]}",
+        "count": counts[most],
+        "size": len(parts[most]),
+        "first": parts[most][0] + 1,
+        "last": parts[most][-1] + 1,
+    }
+
+
+def _why_nothing(run: RunStatistics) -> dict[str, Any]:
+    if run.steps[0].reason == "too few steps":
+        return {"key": "too_few", "steps": run.total_steps}
     free = [record for record in run.steps if record.reason == "schedule"]
     if not free:
-        return "No step was skipped: start_percent and end_percent leave none, or all are first and last steps."
-    distances = [record.distance for record in free if record.distance is not None]
-    lowest = f" (lowest {min(distances):.3f})" if distances else ""
-    return f"No step was skipped: the distance stayed above every threshold with a rate over 1{lowest}."
+        settings = run.settings
+        return {"key": "window", "start": settings["start_percent"], "end": settings["end_percent"]}
+    plain = min((record.distance for record in free if record.distance is not None), default=None)
+    lowest = min((r.regularized_distance for r in free if r.regularized_distance is not None), default=plain)
+    codebook = run.settings["codebook"]
+    if codebook is None or plain is None or lowest is None:
+        return {"key": "forced"}
+    threshold = max((bound for bound, rate in codebook if rate > 1), default=None)
+    if threshold is None:
+        return {"key": "rates"}
+    if lowest < threshold:
+        return {"key": "forced"}
+    if plain < threshold:
+        return {"key": "motion", "plain": f"{plain:.3f}", "lowest": f"{lowest:.3f}"}
+    return {"key": "distance", "threshold": f"{threshold:g}", "lowest": f"{lowest:.3f}"}

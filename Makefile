@@ -1,0 +1,53 @@
+# Sets up everything it needs below this folder: .venv, .comfyui. Python 3.11 or newer, with pip.
+SHELL := bash
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint format lock comfyui browser clean
+
+demo: comfyui ## sample the demo model with and without AdaCache, and compare
+	$(BIN)/python -m demo.demo $(DEMO_ARGS)
+
+test: comfyui browser ## all tests; PYTEST_ARGS="-k name" for some
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The user's own ComfyUI if there is one, else a fetched one; see demo/comfyui.py.
+comfyui: $(READY)
+	@$(BIN)/python -m demo.comfyui
+
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "Installing Chromium ..."; \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium >/dev/null; \
+	} || echo "Chromium could not be installed; the tests that need a browser will say so."
+
+# Without pip's own copy in the environment, since Debian's venv module alone cannot put one there.
+$(BIN)/uv:
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet uv==$(UV_VERSION)
+
+$(READY): demo/requirements.txt | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement demo/requirements.txt
+	@touch $@
+
+# Pins exactly what is installed; to upgrade a package, install it first.
+lock: comfyui
+	$(BIN)/uv pip freeze --python $(BIN)/python > .venv/frozen.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+		--constraint .venv/frozen.txt --output-file demo/requirements.txt \
+		demo/requirements.in $$($(BIN)/python -m demo.comfyui)/requirements.txt
+
+clean: ## everything that was made here
+	rm -rf .venv .comfyui output

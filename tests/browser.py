@@ -1,0 +1,189 @@
+"""ComfyUI's front end in a headless Chromium, as the tests use it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, Playwright
+
+from demo.comfyui import REPOSITORY, ComfyServer
+
+SCREENSHOTS = REPOSITORY / "output" / "screenshots"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else a first visit opens the templates
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.Locale": "en",
+    "Comfy.ColorPalette": "dark",
+    "Comfy.Minimap.Visible": False,
+    "AdaCache.LiveUpdates": True,
+}
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def launch(playwright: Playwright, executable: str) -> Browser:
+    """A headless Chromium."""
+    return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+
+
+@contextmanager
+def open_front_end(browser: Browser, server: ComfyServer, size: tuple[int, int] = (1500, 950), **settings: Any) -> Any:
+    """A fresh page with the front end of a server, in known settings.
+
+    Args:
+        browser: see ``launch``.
+        server: a running server.
+        size: of the window.
+        settings: of the front end, by id with ``__`` for dots.
+    """
+    changed = {name.replace("__", "."): value for name, value in settings.items()}
+    server.post("/settings", {**SETTINGS, **changed})
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
+    try:
+        front_end = FrontEnd(context.new_page(), server)
+        front_end.visit()
+        yield front_end
+        assert not front_end.complaints, front_end.complaints
+    finally:
+        context.close()
+
+
+class FrontEnd:
+    """One tab with ComfyUI, and the inspector in it."""
+
+    def __init__(self, page: Page, server: ComfyServer) -> None:
+        self.page, self.server = page, server
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._hear)
+
+    def _hear(self, message: Any) -> None:
+        ours = "/extensions/adacache/" in message.location.get("url", "") or "adacache" in message.text.lower()
+        if message.type in ("error", "warning") and ours:
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def visit(self) -> None:
+        """Load the page and wait until it can be worked with."""
+        self.page.goto(self.server.url)
+        self.page.wait_for_function(
+            "window.app?.vueAppReady && document.querySelector('#graph-canvas')", timeout=60_000
+        )
+        self.page.wait_for_function("window.app.extensions.some(({name}) => name === 'AdaCache.Inspector')")
+
+    def drop(self, name: str, content: str) -> None:
+        """Drop a file onto the graph."""
+        data = self.page.evaluate_handle(
+            """([name, content]) => {
+                const data = new DataTransfer()
+                data.items.add(new File([content], name, { type: 'application/json' }))
+                return data
+            }""",
+            [name, content],
+        )
+        self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": data})
+
+    def open_workflow(self, workflow: Path, seed: int | None = None, **widgets: Any) -> None:
+        """Drop a workflow file with an inspector; ``widgets`` and the seed are set on the sampler."""
+        self.drop(workflow.name, workflow.read_text(encoding="utf-8"))
+        self.page.wait_for_function("app.graph.nodes.some(({type}) => type === 'AdaCacheInspector')")
+        self.page.locator(".adacache").first.wait_for(state="attached")
+        for name, value in {"seed": seed, **widgets}.items():
+            if value is not None:
+                self.set_widget("KSampler", name, value)
+
+    def set_widget(self, kind: str, name: str, value: Any) -> None:
+        """Give a node's widget a value."""
+        self.page.evaluate(
+            """([kind, name, value]) => {
+                const node = app.graph.nodes.find(({type}) => type === kind)
+                node.widgets.find((widget) => widget.name === name).value = value
+            }""",
+            [kind, name, value],
+        )
+
+    def look_at_inspector(self, zoom: float = 1.0) -> None:
+        """Bring the inspector to the middle of the window, in front of all."""
+        self.page.evaluate(
+            """(zoom) => {
+                const node = app.graph.nodes.find(({type}) => type === 'AdaCacheInspector')
+                app.canvas.ds.scale = zoom
+                app.canvas.selectNode(node)
+                app.canvas.bringToFront(node)
+                app.canvas.centerOnNode(node)
+                app.canvas.setDirty(true, true)
+            }""",
+            zoom,
+        )
+        self.page.wait_for_timeout(500)
+
+    def run(self) -> None:
+        """Press Run."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def states(self, seconds: float = 240) -> Iterator[dict[str, Any]]:
+        """What the inspector shows, whenever it changes, until its report is complete."""
+        self.page.evaluate(
+            """() => {
+                window.states = []
+                const look = () => window.states.push({
+                    cells: document.querySelectorAll('.adacache svg .cell:not(.pending)').length,
+                    text: document.querySelector('.adacache-summary').innerText,
+                })
+                const observer = new MutationObserver(look)
+                observer.observe(document.querySelector('.adacache-summary'), { childList: true })
+            }"""
+        )
+        self.run()
+        self.wait_for_report(seconds)
+        yield from self.page.evaluate("window.states")
+
+    def wait_for_report(self, seconds: float = 240) -> None:
+        """Wait until the inspector shows a complete report."""
+        self.page.wait_for_function(
+            """() => {
+                const box = document.querySelector('.adacache')
+                return box && !box.classList.contains('adacache-live') && box.querySelector('svg .cell')
+                    && !box.querySelector('svg .cell.pending')
+            }""",
+            timeout=seconds * 1000,
+        )
+
+    @property
+    def inspector(self) -> Locator:
+        """The first inspector's element."""
+        return self.page.locator(".adacache").first
+
+    def numbers(self) -> list[str]:
+        """The four numbers."""
+        return self.inspector.locator("dd").all_inner_texts()
+
+    def point_at(self, step: int) -> str:
+        """Hover over a step, counted from 1; returns the text of the tooltip."""
+        box = self.inspector.locator("svg .cell").nth(step - 1).bounding_box()
+        assert box is not None
+        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] - 20)
+        tip = self.inspector.locator(".adacache-tip")
+        tip.wait_for(state="visible", timeout=5000)
+        return tip.inner_text()
+
+    def screenshot(self, name: str) -> None:
+        """Keep a picture for people."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def report(self) -> dict[str, Any]:
+        """The newest report in the server's history."""
+        entries = self.server.get("/history").values()
+        newest = max(entries, key=lambda entry: entry["prompt"][0])
+        [report] = [output["adacache"][0] for output in newest["outputs"].values() if "adacache" in output]
+        return json.loads(json.dumps(report))

@@ -1,0 +1,177 @@
+"""The inspector's report: numbers and sentences of hand-made runs."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from demo.comfyui import REPOSITORY
+
+CODEBOOK = [[0.08, 6], [0.16, 3], [0.4, 1]]
+SETTINGS = {"preset": "balanced", "replay": "forecast", "codebook": None, "start_percent": 0.0, "end_percent": 1.0}
+
+
+@pytest.fixture
+def report(pack):
+    from adacache.nodes.report import make_report
+
+    return make_report
+
+
+@pytest.fixture
+def run(pack):
+    """Statistics of a run: one letter per step, ``c`` computed, ``s`` skipped, ``f`` forced to compute."""
+    from adacache.adacache_core import RunStatistics
+    from adacache.adacache_core.statistics import StepRecord
+
+    reasons = {"c": "schedule", "s": "skipped", "f": "first steps", "w": "outside window", "t": "too few steps"}
+
+    def make(steps, total=None, finished=True, distances=(), regularized=(), first=None, **settings):
+        statistics = RunStatistics({**SETTINGS, **settings}, total or len(steps), finished=finished)
+        for index, letter in enumerate(steps):
+            computed = letter != "s"
+            record = StepRecord(index, 1 - index / 10, computed, reasons[letter], calls=2, computed_calls=2 * computed)
+            record.seconds = 2.0 if computed else 0.5
+            record.distance = dict(enumerate(distances)).get(index)
+            record.regularized_distance = dict(enumerate(regularized)).get(index, record.distance)
+            statistics.steps.append(record)
+        if first is not None:
+            statistics.steps[0].seconds = first
+        statistics.cache_bytes = 3 * 2**20
+        return statistics
+
+    return make
+
+
+def keys(report):
+    return [entry["key"] for entry in report["explanation"]]
+
+
+def test_totals_and_sentences_of_a_run(report, run):
+    made = report([run("ffcscssscf")])
+    assert made["total_steps"] == 10
+    assert (made["computed_steps"], made["skipped_steps"]) == (6, 4)
+    assert made["seconds"] == 6 * 2.0 + 4 * 0.5
+    assert made["speedup"] == pytest.approx(9 * 2.0 / (5 * 2.0 + 4 * 0.5))
+    assert made["cache_bytes"] == 3 * 2**20
+    assert (made["preset"], made["replay"]) == ("balanced", "forecast")
+    assert made["summary"].split("\n") == [
+        "Sampling took 14.0 s; with every step computed it would have taken about 20.0 s.",
+        "A computed step took 2.00 s on average, a skipped one 0.50 s.",
+        "The middle third of sampling was skipped most: 2 of its 3 steps (5 to 7).",
+    ]
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_a_slow_first_step_is_told_apart(report, run):
+    made = report([run("ffcscssscf", first=9.0)])
+    assert made["speedup"] == pytest.approx(9 * 2.0 / 12)
+    assert (
+        "The first step took 9.00 s, with one-off work such as loading; the speedup leaves it out." in made["summary"]
+    )
+    assert "it would have taken about 27.0 s" in made["summary"]
+
+
+def test_two_experts_are_weighed_by_their_time(report, run):
+    high, low = run("ffssssssff", preset="fast"), run("ffcccccccf", preset="quality")
+    made = report([high, low])
+    assert made["total_steps"] == 20
+    assert made["speedup"] == pytest.approx((high.speedup * high.seconds + low.speedup * low.seconds) / made["seconds"])
+    assert made["preset"] == "fast + quality"
+    assert made["replay"] == "forecast"
+    assert [entry["run"] for entry in made["explanation"] if entry["key"] == "run"] == [1, 2]
+    assert "Run 2 of 2:\nSampling took 20.0 s." in made["summary"]
+
+
+@pytest.mark.parametrize(("steps", "third"), [("fsssccccccff", "early"), ("ffccccccsssf", "late")])
+def test_the_third_that_was_skipped_most(report, run, steps, third):
+    assert f"The {third} third of sampling was skipped most: 3 of its 4 steps" in report([run(steps)])["summary"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "more", "sentence"),
+    [
+        ("tttt", {}, "No step was skipped: 4 steps are too few, the video changes too much from one to the next."),
+        (
+            "ffwwwwwwff",
+            {"start_percent": 0.9},
+            "No step was skipped: start_percent 0.9 and end_percent 1.0 leave none that may be.",
+        ),
+        (
+            "ffccccccff",
+            {"codebook": CODEBOOK, "distances": [None, 0.5, 0.3, 0.25, 0.21, 0.21, 0.21, 0.21]},
+            "No step was skipped: the distance stayed above 0.16, the largest threshold with a rate over 1; "
+            "the lowest was 0.210.",
+        ),
+        (
+            "ffccccccff",
+            {"codebook": CODEBOOK, "distances": [0.1] * 10, "regularized": [0.3] * 10},
+            "No step was skipped because of motion: MoReg raised the lowest distance from 0.100 to 0.300.",
+        ),
+        (
+            "ffccccccff",
+            {"codebook": [[0.1, 1], [1.0, 1]], "distances": [0.05] * 10},
+            "No step was skipped: every rate of the codebook is 1. A rate of 2 or more allows skips.",
+        ),
+        (
+            "ffccccccff",
+            {"codebook": CODEBOOK, "distances": [0.1] * 10},
+            "No step was skipped: the ones that may be are followed by steps that are always computed.",
+        ),
+    ],
+)
+def test_why_nothing_was_skipped(report, run, steps, more, sentence):
+    assert report([run(steps, **more)])["summary"].split("\n")[1:] == [sentence]
+
+
+def test_what_did_not_go_as_planned(report, run):
+    statistics = run("ffcscss", total=20, finished=False)
+    statistics.steps[2].reason = "residual is not finite"
+    statistics.steps[4].reason = "nothing cached for a condition"
+    made = report([statistics])
+    assert keys(made)[-3:] == ["not_finite", "new_condition", "stopped"]
+    assert made["summary"].endswith("The run stopped after 7 of 20 steps: it was interrupted or failed.")
+
+
+def test_notes_of_the_run_stand_in_for_a_reason(report, run):
+    statistics = run("tttt")
+    statistics.notes.append("4 steps leave nothing to cache.")
+    assert report([statistics])["summary"].split("\n") == ["Sampling took 8.00 s.", "4 steps leave nothing to cache."]
+
+
+@pytest.mark.parametrize(("connected", "beginning"), [(False, "No statistics connected"), (True, "The model with Ada")])
+def test_no_run(report, connected, beginning):
+    made = report([], connected=connected)
+    assert made["summary"].startswith(beginning)
+    assert (made["speedup"], made["preset"], made["total_steps"], made["runs"]) == (None, None, 0, [])
+
+
+def test_a_run_without_steps_yet(report, run):
+    made = report([run("", total=10, finished=False)])
+    assert made["speedup"] is None
+    assert made["summary"] == "The run stopped after 0 of 10 steps: it was interrupted or failed."
+
+
+def test_human_numbers(pack):
+    from adacache.nodes.report import human_bytes, human_seconds
+
+    assert [human_bytes(n) for n in (0, 51200, 3 * 2**20, 5 * 2**30)] == ["0 KiB", "50 KiB", "3.0 MiB", "5.00 GiB"]
+    assert [human_seconds(s) for s in (0.0123, 0.5, 12.34, 59.99, 95)] == [
+        "12 ms",
+        "0.50 s",
+        "12.3 s",
+        "1 min 0 s",
+        "1 min 35 s",
+    ]
+
+
+def test_every_sentence_has_its_chinese(pack):
+    from adacache.nodes.report import SENTENCES
+
+    text = (REPOSITORY / "web" / "strings.js").read_text(encoding="utf-8").split("const zh", 1)[1]
+    chinese = dict(re.findall(r"^ {4}(\w+): '(.*)'", text.split("sentences: {")[1], re.MULTILINE))
+    assert chinese.keys() == SENTENCES.keys()
+    for key, sentence in SENTENCES.items():
+        assert set(re.findall(r"{(\w+)}", chinese[key])) == set(re.findall(r"{(\w+)}", sentence)), key

@@ -1,0 +1,243 @@
+"""The nodes on a real server, over HTTP and websocket, with the demo model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from demo.comfyui import ComfyError, ComfyServer, PromptRun, default_packs
+
+STEPS = 12
+SCENE = {
+    "motion": "fast",
+    "camera": "static",
+    "background": "plain",
+    "objects": "1",
+    "color": "red",
+    "shape": "circle",
+}
+ADACACHE = {
+    "preset": "balanced",
+    "replay": "auto",
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "codebook": "0.08:6, 0.16:5, 1.00:1",
+}
+MOREG = {
+    "strides": "1",
+    "start_percent": 0.13,
+    "end_percent": 0.87,
+    "scale": 0.385,
+    "exponent": 8.0,
+    "divisor": 1.0,
+    "gradient_multiplier": 10.0,
+}
+EVERY_STEP = {"preset": "custom", "codebook": "1.0:1"}
+
+pytestmark = pytest.mark.usefixtures("demo_weights")
+
+
+def prompt(
+    adacache: dict[str, Any] | None = None, *, moreg: dict[str, Any] | None = None, seed: int = 5, **sampler: Any
+) -> dict[str, Any]:
+    """A text-to-video prompt of 5 latent frames of 8 x 8; with AdaCache and its inspector where settings are given."""
+    nodes: dict[str, Any] = {
+        "loader": ("UNETLoader", {"unet_name": "adacache_demo_dit.safetensors", "weight_dtype": "default"}),
+        "model": ("ModelSamplingSD3", {"model": ["loader", 0], "shift": 3.0}),
+        "positive": ("AdaCacheDemoScene", SCENE),
+        "negative": ("AdaCacheDemoEmpty", {}),
+        "latent": ("EmptyHunyuanLatentVideo", {"width": 64, "height": 64, "length": 17, "batch_size": 1}),
+        "sampler": (
+            "KSampler",
+            {
+                "model": ["model", 0] if adacache is None else ["adacache", 0],
+                "positive": ["positive", 0],
+                "negative": ["negative", 0],
+                "latent_image": ["latent", 0],
+                "seed": seed,
+                "steps": STEPS,
+                "cfg": 3.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+                **sampler,
+            },
+        ),
+        "save": ("SaveLatent", {"samples": ["sampler", 0], "filename_prefix": "test"}),
+    }
+    if adacache is not None:
+        inputs = {**ADACACHE, **adacache, "model": ["model", 0]}
+        if moreg is not None:
+            nodes["moreg"] = ("AdaCacheMoReg", {**MOREG, **moreg})
+            inputs["moreg"] = ["moreg", 0]
+        nodes["adacache"] = ("AdaCache", inputs)
+        nodes["inspector"] = ("AdaCacheInspector", {"latent": ["sampler", 0], "statistics": ["adacache", 1]})
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+def samples(server: ComfyServer, run: PromptRun) -> torch.Tensor:
+    [file] = run.outputs["save"]["latents"]
+    return load(server.download(file))["latent_tensor"]
+
+
+def report(run: PromptRun) -> dict[str, Any]:
+    [value] = run.outputs["inspector"]["adacache"]
+    return value
+
+
+@pytest.fixture(scope="module")
+def plain_samples(server: ComfyServer) -> torch.Tensor:
+    return samples(server, server.run(prompt()))
+
+
+def test_a_pack_that_is_installed_but_not_used_changes_no_bit(comfyui_path, plain_samples):
+    packs = {name: path for name, path in default_packs().items() if name != "adacache"}
+    with ComfyServer(comfyui_path, packs=packs) as without_pack:
+        assert "AdaCache" not in without_pack.object_info()
+        assert torch.equal(samples(without_pack, without_pack.run(prompt())), plain_samples)
+
+
+def test_computing_every_step_changes_no_bit(server, plain_samples):
+    run = server.run(prompt(EVERY_STEP))
+    assert torch.equal(samples(server, run), plain_samples)
+    assert (report(run)["total_steps"], report(run)["computed_steps"]) == (STEPS, STEPS)
+
+
+def test_after_a_cached_prompt_plain_sampling_is_unchanged(server, plain_samples):
+    cached = samples(server, server.run(prompt({"preset": "fast"})))
+    assert not torch.equal(cached, plain_samples), "this test must be able to notice a change"
+    server.free()
+    run = server.run(prompt())
+    assert "sampler" in run.executed
+    assert torch.equal(samples(server, run), plain_samples)
+
+
+def test_the_same_seed_gives_the_same_bits_and_a_second_prompt_skips_as_much(server):
+    first = server.run(prompt({"preset": "fast"}, seed=11))
+    other = server.run(prompt({"preset": "fast"}, seed=12))
+    again = server.run(prompt({"preset": "fast"}, seed=11))
+    assert "sampler" in again.executed
+    assert torch.equal(samples(server, first), samples(server, again))
+    computed = [report(run)["computed_steps"] for run in (first, other, again)]
+    assert computed[0] == computed[1] == computed[2] < STEPS
+
+
+def test_the_report_is_the_same_in_the_node_and_as_text(server):
+    graph = prompt({})
+    graph["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["inspector", 1]}}
+    graph["chart"] = {"class_type": "PreviewImage", "inputs": {"images": ["inspector", 2]}}
+    run = server.run(graph)
+    assert json.loads(run.outputs["text"]["text"][0]) == report(run)
+    [image] = run.outputs["chart"]["images"]
+    assert server.download(image)[:4] == b"\x89PNG"
+    steps = report(run)["runs"][0]["steps"]
+    assert len(steps) == STEPS
+    assert sum(step["computed"] for step in steps) == report(run)["computed_steps"] < STEPS
+    tokens, width = 5 * 4 * 4, 128
+    assert report(run)["cache_bytes"] == 2 * 2 * tokens * width * 4  # two computes, two conditions, float32
+    assert report(run)["preset"] == "balanced"
+
+
+def test_one_condition_caches_half_of_two(server):
+    two, one = (report(server.run(prompt({}, cfg=cfg))) for cfg in (3.0, 1.0))
+    assert one["cache_bytes"] * 2 == two["cache_bytes"]
+    assert one["computed_steps"] == two["computed_steps"]
+
+
+def test_moreg_measures_motion(server):
+    run = server.run(prompt({}, moreg={"scale": 0.01, "exponent": 1.0}))
+    assert report(run)["computed_steps"] > report(server.run(prompt({})))["computed_steps"]
+    scores = [step["motion_score"] for step in report(run)["runs"][0]["steps"]]
+    assert any(score is not None and score > 1 for score in scores)
+
+
+def test_an_inspector_without_statistics_says_so(server):
+    graph = prompt({})
+    del graph["inspector"]["inputs"]["statistics"]
+    assert "No statistics connected" in report(server.run(graph))["summary"]
+
+
+def test_two_samplers_on_one_patched_model_are_both_reported(server):
+    graph = prompt({})
+    graph["sampler"]["inputs"] |= {"steps": 10}
+    graph["second"] = {
+        "class_type": "KSampler",
+        "inputs": {**graph["sampler"]["inputs"], "latent_image": ["sampler", 0], "denoise": 0.5, "seed": 3},
+    }
+    graph["inspector"]["inputs"]["latent"] = ["second", 0]
+    assert [run["total_steps"] for run in report(server.run(graph))["runs"]] == [10, 10]
+
+
+class TestInterrupt:
+    @pytest.fixture
+    def interrupted(self, server) -> Iterator[None]:
+        graph = prompt({}, steps=60, seed=77)
+        prompt_id = server.queue(graph)
+        for event in server.wait(prompt_id):
+            if event.type == "progress" and event.data["node"] == "sampler" and event.data["value"] >= 5:
+                server.interrupt()
+        with pytest.raises(ComfyError, match="interrupted"):
+            server.finish(prompt_id, [event for event in server.events if event.data.get("prompt_id") == prompt_id])
+        yield
+
+    def test_the_next_prompt_is_as_if_nothing_had_happened(self, server, interrupted):
+        after = server.run(prompt({"preset": "fast"}, seed=11))
+        assert report(after)["runs"][0]["finished"]
+        server.free()
+        fresh = server.run(prompt({"preset": "fast"}, seed=11))
+        assert torch.equal(samples(server, after), samples(server, fresh))
+
+
+@pytest.mark.parametrize(
+    ("adacache", "moreg", "message"),
+    [
+        (
+            {"preset": "custom", "codebook": "0.08:6, 0.24:4, 0.16:5"},
+            None,
+            r"AdaCache: codebook thresholds must ascend, got 0\.16 after 0\.24 \(entry 3\)",
+        ),
+        ({"preset": "custom", "codebook": "0.08=6"}, None, "codebook entry 1 is '0.08=6', expected threshold:rate"),
+        ({"preset": "custom", "codebook": "0.08:0"}, None, "must be at least 1, got 0"),
+        ({"preset": "custom", "codebook": ""}, None, "the codebook is empty"),
+        ({"start_percent": 0.8, "end_percent": 0.2}, None, "start_percent must be below end_percent.*got 0.8 and 0.2"),
+        ({}, {"strides": "0"}, r"strides.*must be at least 1, got \(0,\)"),
+        ({}, {"strides": "-1"}, r"must be at least 1, got \(-1,\)"),
+        ({}, {"strides": "one"}, "strides must be whole numbers, got 'one'"),
+        ({}, {"strides": "5"}, "stride of 5 needs more than 5 latent frames, the video has 5"),
+        ({}, {"start_percent": 0.9, "end_percent": 0.1}, "MoReg: start_percent must be below end_percent"),
+    ],
+)
+def test_bad_input_is_refused_before_sampling(server, adacache, moreg, message):
+    graph = prompt(adacache, moreg=moreg)
+    prompt_id = server.queue(graph)
+    events = list(server.wait(prompt_id))
+    with pytest.raises(ComfyError, match=message):
+        server.finish(prompt_id, events)
+    sampled = [event for event in events if event.type == "progress" and event.data.get("node") == "sampler"]
+    assert not sampled, "an error must come before the first step"
+
+
+def test_the_nodes_document_themselves(server):
+    info = server.object_info()
+    for name in ("AdaCache", "AdaCacheMoReg", "AdaCacheInspector"):
+        node = info[name]
+        assert node["description"]
+        assert node["search_aliases"]
+        assert node["python_module"] == "custom_nodes.adacache"
+        for inputs in node["input"].values():
+            undocumented = [key for key, (_, *options) in inputs.items() if not (options and options[0].get("tooltip"))]
+            assert not [key for key in undocumented if key != "unique_id"], (name, undocumented)
+    required = info["AdaCache"]["input"]["required"]
+    assert required["preset"][1]["options"] == ["balanced", "quality", "fast", "paper-fast", "paper-slow", "custom"]
+    assert required["preset"][1]["default"] == "balanced"
+    assert [name for name, spec in required.items() if len(spec) > 1 and spec[1].get("advanced")] == [
+        "replay",
+        "start_percent",
+        "end_percent",
+        "codebook",
+    ]

@@ -1,0 +1,138 @@
+// The AdaCache Inspector in the browser: a chart in the node, live while sampling.
+
+import { app } from '../../scripts/app.js'
+import { api } from '../../scripts/api.js'
+import { InspectorView } from './inspector.js'
+import { reportOf } from './report.js'
+import { stringsFor } from './strings.js'
+
+const NODE = 'AdaCacheInspector'
+const WIDTH = 460
+const LIVE = 'AdaCache.LiveUpdates'
+
+const setting = (name) => app.extensionManager?.setting?.get(name)
+const strings = () => stringsFor(setting('Comfy.Locale') ?? 'en')
+const rootGraph = () => app.rootGraph ?? app.graph
+
+/** A node by execution id: "9", or "4:9" for node 9 inside the subgraph of node 4. */
+function nodeByExecutionId(id) {
+  const path = String(id).split(':')
+  const last = path.pop()
+  const graph = path.reduce((outer, part) => outer?.getNodeById(part)?.subgraph, rootGraph())
+  return graph?.getNodeById(last)
+}
+
+/** A node by locator id: "9", or "UUID:9" for node 9 inside the subgraph of that definition. */
+function nodeByLocatorId(id) {
+  const [first, second] = String(id).split(':')
+  return second === undefined ? rootGraph()?.getNodeById(first) : rootGraph()?.subgraphs?.get(first)?.getNodeById(second)
+}
+
+class Inspector {
+  constructor(node) {
+    this.node = node
+    this.runs = new Map()
+    this.prompt = null
+    this.completed = null
+    this.view = new InspectorView(strings, (height) => this.#resize(height))
+    const options = { serialize: false, hideOnZoom: false, getMinHeight: () => this.view.height + 2 * 10 }
+    const widget = node.addDOMWidget('chart', 'ADACACHE_CHART', this.view.element, options)
+    widget.serialize = false
+  }
+
+  #resize(height) {
+    this.view.element.style.minHeight = `${height}px`
+    this.node.setDirtyCanvas?.(true, true)
+  }
+
+  complete(report) {
+    if (report === this.view.report) return
+    this.completed = this.prompt
+    this.view.show(report)
+  }
+
+  progress({ prompt_id: prompt, run, statistics }) {
+    // A sampler after the inspector: its report is out already.
+    if (prompt === this.completed) return
+    if (prompt !== this.prompt) this.runs.clear()
+    this.prompt = prompt
+    this.runs.set(run, statistics)
+    this.#live(false)
+  }
+
+  stop(prompt) {
+    if (prompt === this.prompt && prompt !== this.completed) this.#live(true)
+  }
+
+  #live(stopped) {
+    const runs = [...this.runs.values()]
+    const { steps, total_steps: total } = runs.at(-1)
+    this.view.show(reportOf(runs), { done: steps.length, total, stopped })
+  }
+}
+
+const inspectors = new WeakMap()
+
+function attach(node) {
+  const inspector = new Inspector(node)
+  inspectors.set(node, inspector)
+  node.setSize?.([Math.max(node.size[0], WIDTH), node.size[1]])
+  const { onExecuted, onRemoved } = node
+  node.onExecuted = function (output) {
+    onExecuted?.apply(this, arguments)
+    if (output?.adacache) inspector.complete(output.adacache[0])
+  }
+  node.onRemoved = function () {
+    onRemoved?.apply(this, arguments)
+    inspector.view.dispose()
+  }
+}
+
+function loadStyle() {
+  const link = document.createElement('link')
+  link.rel = 'stylesheet'
+  link.href = new URL('./adacache.css', import.meta.url).href
+  document.head.append(link)
+}
+
+app.registerExtension({
+  name: 'AdaCache.Inspector',
+  settings: [
+    {
+      id: LIVE,
+      name: 'Fill the Inspector chart while sampling',
+      tooltip: 'Off, the chart appears when the Inspector has run.',
+      category: ['AdaCache', 'Inspector', 'LiveUpdates'],
+      type: 'boolean',
+      defaultValue: true
+    }
+  ],
+  setup() {
+    loadStyle()
+    api.addEventListener('adacache.progress', ({ detail }) => {
+      if (setting(LIVE) === false) return
+      for (const id of detail.inspectors) inspectors.get(nodeByExecutionId(id))?.progress(detail)
+    })
+    for (const event of ['execution_interrupted', 'execution_error']) {
+      api.addEventListener(event, ({ detail }) => {
+        for (const node of allNodes(rootGraph())) inspectors.get(node)?.stop(detail.prompt_id)
+      })
+    }
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) attach(node)
+  },
+  // A job opened from the history arrives here only.
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) {
+      if (output?.adacache) inspectors.get(nodeByLocatorId(id))?.complete(output.adacache[0])
+    }
+  }
+})
+
+function* allNodes(graph) {
+  for (const node of graph?.nodes ?? []) {
+    yield node
+    if (node.subgraph) yield* allNodes(node.subgraph)
+  }
+}
