@@ -27,8 +27,7 @@ from typing import Any
 import requests
 import websocket
 
-# Not resolved: a pack that is linked into custom_nodes/ belongs to that ComfyUI.
-REPOSITORY = Path(os.path.abspath(__file__)).parents[1]
+REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".comfyui"
 
 
@@ -262,6 +261,8 @@ class ComfyServer:
         self._arrived = threading.Condition()
         self._queued_at: dict[str, int] = {}
         self._client_id = uuid.uuid4().hex
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy of the environment cannot reach this machine's own port
 
     # Life
 
@@ -288,7 +289,9 @@ class ComfyServer:
                 self._command(), cwd=self.base, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         self._wait_until_up(seconds=240)
-        self._socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self._client_id}")
+        address = f"ws://127.0.0.1:{self.port}/ws?clientId={self._client_id}"
+        connection = socket.create_connection(("127.0.0.1", self.port))  # our own, past any proxy of the environment
+        self._socket = websocket.create_connection(address, socket=connection)
         self._reader = threading.Thread(target=self._read, name="comfyui-events", daemon=True)
         self._reader.start()
 
@@ -313,7 +316,7 @@ class ComfyServer:
         give_up = time.monotonic() + seconds
         while True:
             try:
-                requests.get(f"{self.url}/system_stats", timeout=5).raise_for_status()
+                self._http.get(f"{self.url}/system_stats", timeout=5).raise_for_status()
                 return
             except requests.RequestException:
                 self._check_alive()
@@ -369,13 +372,13 @@ class ComfyServer:
 
     def get(self, path: str, **parameters: Any) -> Any:
         """JSON of a GET request."""
-        response = requests.get(self.url + path, params=parameters, timeout=60)
+        response = self._http.get(self.url + path, params=parameters, timeout=60)
         response.raise_for_status()
         return response.json()
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> None:
         """A POST request whose answer does not matter."""
-        requests.post(self.url + path, json=body or {}, timeout=60).raise_for_status()
+        self._http.post(self.url + path, json=body or {}, timeout=60).raise_for_status()
 
     def object_info(self) -> dict[str, Any]:
         """Schemas of all nodes by node id."""
@@ -388,14 +391,14 @@ class ComfyServer:
     def upload(self, path: Path) -> str:
         """Sends an image or video into the input folder; returns the name to give to a loader node."""
         with path.open("rb") as file:
-            response = requests.post(f"{self.url}/upload/image", files={"image": (path.name, file)}, timeout=60)
+            response = self._http.post(f"{self.url}/upload/image", files={"image": (path.name, file)}, timeout=60)
         response.raise_for_status()
         return response.json()["name"]
 
     def download(self, output: Mapping[str, str]) -> bytes:
         """Content of a file that a node's ``ui`` names: filename, subfolder, type."""
         names = {key: output[key] for key in ("filename", "subfolder", "type")}
-        response = requests.get(f"{self.url}/view", params=names, timeout=60)
+        response = self._http.get(f"{self.url}/view", params=names, timeout=60)
         response.raise_for_status()
         return response.content
 
@@ -410,7 +413,7 @@ class ComfyServer:
         prompt_id = str(uuid.uuid4())
         self._queued_at[prompt_id] = len(self.events)
         body = {"prompt": prompt, "client_id": self._client_id, "prompt_id": prompt_id, "extra_data": extra_data or {}}
-        response = requests.post(f"{self.url}/prompt", json=body, timeout=60)
+        response = self._http.post(f"{self.url}/prompt", json=body, timeout=60)
         if response.status_code != 200:
             raise ComfyError(_refusal(response))
         return prompt_id

@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "demo_nodes"))  # not as a package: that one needs ComfyUI
 
-from scene_embedding import ATTRIBUTES  # noqa: E402
+from scene_embedding import ATTRIBUTES
 
 FRAMES, HEIGHT, WIDTH = 33, 128, 128
 

@@ -1,10 +1,10 @@
 """Trains the demo model: ComfyUI's own Wan 2.1 classes, shrunk, on procedural videos.
 
-    python demo/train.py all                   # everything, in about TIME
-    python demo/train.py vae --minutes 20      # or stage by stage; each stage resumes from its checkpoint
-    python demo/train.py latents --clips 900
-    python demo/train.py dit --minutes 75
-    python demo/train.py export
+python demo/train.py all                   # everything, in about TIME
+python demo/train.py vae --minutes 20      # or stage by stage; each stage resumes from its checkpoint
+python demo/train.py latents --clips 900
+python demo/train.py dit --minutes 75
+python demo/train.py export
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", HERE.parent / ".comfyui" / "0.30.0"))
-sys.path[:0] = [str(COMFYUI), str(HERE)]
+sys.path[:0] = [str(COMFYUI), str(HERE), str(HERE / "demo_nodes")]
 
 from comfy.cli_args import args as comfy_args  # noqa: E402
 
@@ -38,16 +40,16 @@ import comfy.ldm.wan.model  # noqa: E402
 import comfy.ldm.wan.vae  # noqa: E402
 import comfy.ops  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
-from scenes import Scene, render, sample_scene  # noqa: E402  (puts scene_embedding within reach)
-from scene_embedding import embed_scene  # noqa: E402
+from scene_embedding import TEXT_DIM, embed_scene  # noqa: E402
+from scenes import Scene, render, sample_scene  # noqa: E402
 
-MINUTES = {"vae": 19, "latents": 15, "dit": 70}
+MINUTES = {"vae": 19, "latents": 15, "dit": 70, "decoder": 8}
 VAE_WIDTH = 8
 # (clips, frames, side) of a training batch: crops for variety, longer and larger ones because the decoder's causal
-# convolutions and its attention must not depend on the crop. All three cost the same.
-VAE_BATCHES = ((4, 9, 64), (4, 9, 64), (2, 17, 64), (2, 5, 128))
+# convolutions and its attention must not depend on the crop. All cost the same.
+VAE_BATCHES = ((4, 9, 64), (2, 17, 64), (4, 33, 32), (2, 5, 128))
 
-DIT = {"model_type": "t2v", "dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10, "freq_dim": 256, "text_dim": 4096}
+DIT = {"model_type": "t2v", "dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10, "freq_dim": 256}
 SHIFT = 3.0  # of the noise schedule that the demo samples with
 CROPPED, CROPPED_BATCH, BATCH = 0.35, 48, 12  # part of the time on quarter-size crops; clips per step then and after
 
@@ -102,7 +104,7 @@ def progress_state(step: int, clock: Clock, optimizers: list[torch.optim.Optimiz
 
 
 def load_progress(state: dict, optimizers: list, options: argparse.Namespace) -> tuple[int, Clock]:
-    for optimizer, saved in zip(optimizers, state["optimizers"]):
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     torch.manual_seed(options.seed + state["step"])
     return state["step"], Clock(options.minutes, state["seconds"])
@@ -117,8 +119,8 @@ def save(state: dict, path: Path) -> None:
 
 
 def say(stage: str, clock: Clock, step: int, text: str) -> None:
-    left = (clock.budget - clock.spent) / 60
-    print(f"{time.strftime('%H:%M:%S')} {stage} step {step} ({clock.progress:.0%}, {left:.1f} min left) {text}", flush=True)
+    left = f"{clock.progress:.0%}, {(clock.budget - clock.spent) / 60:.1f} min left"
+    print(f"{time.strftime('%H:%M:%S')} {stage} step {step} ({left}) {text}", flush=True)
 
 
 # --- Optimizer -------------------------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ class Muon(torch.optim.Optimizer):
                 alike = [p for p in group["params"] if p.shape == shape]
                 updates = orthogonalize(torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in alike]))
                 scale = max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
-                for p, update in zip(alike, updates):
+                for p, update in zip(alike, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.sub_(update.view_as(p), alpha=group["lr"] * scale)
 
@@ -213,16 +215,15 @@ def gradients(clip: Tensor) -> list[Tensor]:
 
 
 def vae_loss(vae: nn.Module, clip: Tensor) -> Tensor:
-    """L1 and L2 on pixels, a little L1 on their differences in time and space, latents near unit scale and noisy.
+    """L1 and L2 on pixels, a little L1 on their differences in time and space, latents near unit scale.
 
-    The noise makes neighbouring latents decode alike, which diffusion needs; the scale term keeps the encoder from
-    shouting over it.
+    Noise on the latents, a tenth of their scale, makes neighbours decode alike, which diffusion needs.
     """
     latent = encode(vae, clip)
-    scale = latent.pow(2).mean(dim=(0, 2, 3, 4))
-    out = decode(vae, latent + 0.1 * torch.randn_like(latent))
-    edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(clip)))
-    return F.l1_loss(out, clip) + F.mse_loss(out, clip) + 0.2 * edges + 0.01 * (scale - 1).pow(2).mean()
+    power = latent.pow(2).mean(dim=(0, 2, 3, 4), keepdim=True)
+    out = decode(vae, latent + 0.1 * power.detach().sqrt() * torch.randn_like(latent))
+    edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(clip), strict=True))
+    return F.l1_loss(out, clip) + F.mse_loss(out, clip) + 0.2 * edges + 0.01 * (power - 1).pow(2).mean()
 
 
 def clips(count: int, seed: int) -> tuple[list[Scene], Tensor]:
@@ -244,7 +245,9 @@ def crops(pool: Tensor, rng: random.Random) -> Iterator[Tensor]:
         count, frames, side = rng.choice(VAE_BATCHES)
         batch = []
         for _ in range(count):
-            t, y, x = (rng.randint(0, size - part) for size, part in zip(pool.shape[2:], (frames, side, side)))
+            t, y, x = (
+                rng.randint(0, size - part) for size, part in zip(pool.shape[2:], (frames, side, side), strict=True)
+            )
             batch.append(pool[rng.randrange(len(pool)), :, t : t + frames, y : y + side, x : x + side])
         yield torch.stack(batch)
 
@@ -277,21 +280,19 @@ def fold_latent_statistics(vae: nn.Module, held_in: Tensor, device: str) -> None
     vae.conv2.bias -= vae.conv2.weight.flatten(1) @ offset
 
 
-def train_vae(options: argparse.Namespace) -> None:
-    """Trains the VAE on crops of a pool of clips."""
-    path, device = options.work / "vae.pt", options.device
+def fit_vae(stage: str, vae: nn.Module, part: nn.Module, options: argparse.Namespace) -> None:
+    """Trains `part` of the VAE on crops of a pool of clips until the time is up."""
+    path, device = options.work / f"{stage}.pt", options.device
     torch.manual_seed(options.seed)
-    vae = build_vae().to(device)
-    optimizers, step, clock = build_optimizers(vae, vae), 0, Clock(options.minutes)
+    optimizers, step, clock = build_optimizers(part, part), 0, Clock(options.minutes)
     if path.exists():
         state = torch.load(path, map_location=device)
         vae.load_state_dict(state["vae"])
         step, clock = load_progress(state, optimizers, options)
-    _, pool = clips(options.pool, options.seed)
-    held_out = clips(8, options.seed + 1_000_000)[1]
+    pool, held_out = clips(options.pool, options.seed)[1], clips(8, options.seed + 1_000_000)[1]
     batches = crops(pool, random.Random(options.seed + step))
     average = math.nan
-    print(f"vae: {len(pool)} clips drawn, starting at step {step}", flush=True)
+    print(f"{stage}: {len(pool)} clips drawn, starting at step {step}", flush=True)
     while clock.progress < 1:
         loss = vae_loss(vae, to_model(next(batches), device))
         descend(loss, vae, optimizers, clock)
@@ -299,37 +300,62 @@ def train_vae(options: argparse.Namespace) -> None:
         average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
         if clock.due(120) or clock.progress >= 1:
             save({"vae": vae.state_dict()} | progress_state(step, clock, optimizers), path)
-            say("vae", clock, step, "loss {:.4f} psnr {:.1f} worst {:.1f}".format(average, *psnr(vae, held_out[:1], device)))
-    print("vae: held-out psnr {:.2f}, worst {:.2f}".format(*psnr(vae, held_out, device)), flush=True)
-    fold_latent_statistics(vae, pool[:32], device)
-    print("vae: after folding {:.2f}, worst {:.2f}".format(*psnr(vae, held_out, device)), flush=True)
+            say(stage, clock, step, f"loss {average:.4f} psnr {psnr(vae, held_out[:1], device)[0]:.1f}")
+    print("{}: held-out psnr {:.2f}, worst {:.2f}".format(stage, *psnr(vae, held_out, device)), flush=True)
+
+
+def train_vae(options: argparse.Namespace) -> None:
+    """Trains the VAE and gives its latents the statistics that ComfyUI expects."""
+    vae = build_vae().to(options.device)
+    fit_vae("vae", vae, vae, options)
+    fold_latent_statistics(vae, clips(16, options.seed)[1], options.device)
     save({"vae": vae.state_dict()}, options.work / "vae_folded.pt")
+
+
+def train_decoder(options: argparse.Namespace) -> None:
+    """Goes on with the decoder alone: the diffusion model needs the latents to stay as they are."""
+    vae = build_vae().to(options.device)
+    vae.load_state_dict(torch.load(options.work / "vae_folded.pt", map_location=options.device)["vae"])
+    vae.requires_grad_(False)
+    fit_vae("decoder", vae, nn.ModuleList([vae.conv2, vae.decoder]).requires_grad_(True), options)
 
 
 # --- Latents ---------------------------------------------------------------------------------------------------------
 
 
-def load_vae(options: argparse.Namespace) -> nn.Module:
-    vae = build_vae().to(options.device).eval()
-    vae.load_state_dict(torch.load(options.work / "vae_folded.pt", map_location=options.device)["vae"])
-    return vae
+def start_worker(work: Path) -> None:
+    """Loads the VAE into a process of its own, on one thread: two of those beat one on two threads."""
+    global worker_vae
+    torch.set_num_threads(1)
+    comfy.ldm.wan.vae.RMS_norm.forward = fast_rms_norm
+    worker_vae = build_vae().eval()
+    worker_vae.load_state_dict(torch.load(work / "vae_folded.pt")["vae"])
 
 
 @torch.no_grad()
+def encode_scene(seed: int) -> tuple[Scene, np.ndarray]:
+    """A random scene and its latent as the diffusion model sees it, [16, 9, 16, 16], float16."""
+    (scene,), pixels = clips(1, seed)
+    latent = comfy.latent_formats.Wan21().process_in(encode(worker_vae, to_model(pixels, "cpu")))
+    return scene, latent[0].half().numpy()  # NumPy, as every tensor between processes holds a file open
+
+
 def encode_latents(options: argparse.Namespace) -> None:
-    """Encodes scenes until there are `--clips`. What is kept is what the diffusion model sees: after `process_in`."""
-    path, vae, wanted = options.work / "latents.pt", load_vae(options), comfy.latent_formats.Wan21()
-    data = torch.load(path, weights_only=False) if path.exists() else {"latents": torch.empty(0), "scenes": []}
-    latents, scenes = list(data["latents"]), data["scenes"]
-    clock = Clock(options.minutes)
-    while len(latents) < options.clips and clock.progress < 1:
-        # A seed per clip, away from the VAE's, so that a resumed run goes on where it stopped.
-        scene, pixels = clips(1, options.seed + 2_000_000 + len(latents))
-        latents += wanted.process_in(encode(vae, to_model(pixels, options.device))).half().cpu()
-        scenes += scene
-        if clock.due() or len(latents) == options.clips or clock.progress >= 1:
-            save({"latents": torch.stack(latents), "scenes": scenes}, path)
-            say("latents", clock, len(latents), f"of {options.clips}")
+    """Encodes scenes until there are `--clips` of them, or the time is up."""
+    path = options.work / "latents.pt"
+    data = torch.load(path, weights_only=False) if path.exists() else {"latents": [], "scenes": []}
+    latents, scenes, clock = list(data["latents"]), data["scenes"], Clock(options.minutes)
+    # A seed per clip, away from the VAE's, so that a resumed run goes on where it stopped.
+    seeds = range(options.seed + 2_000_000 + len(latents), options.seed + 2_000_000 + options.clips)
+    with get_context("spawn").Pool(os.cpu_count(), start_worker, (options.work,)) as pool:
+        for scene, latent in pool.imap(encode_scene, seeds):
+            scenes.append(scene)
+            latents.append(torch.from_numpy(latent))
+            if clock.due() or len(latents) == options.clips or clock.progress >= 1:
+                save({"latents": torch.stack(latents), "scenes": scenes}, path)
+                say("latents", clock, len(latents), f"of {options.clips}")
+            if clock.progress >= 1:
+                break
 
 
 # --- Diffusion model -------------------------------------------------------------------------------------------------
@@ -337,7 +363,9 @@ def encode_latents(options: argparse.Namespace) -> None:
 
 def build_dit() -> nn.Module:
     """ComfyUI's Wan 2.1 text-to-video model, width 128, with weights to start from."""
-    dit = comfy.ldm.wan.model.WanModel(operations=comfy.ops.disable_weight_init, dtype=torch.float32, **DIT)
+    dit = comfy.ldm.wan.model.WanModel(
+        operations=comfy.ops.disable_weight_init, dtype=torch.float32, text_dim=TEXT_DIM, **DIT
+    )
     for name, parameter in dit.named_parameters():
         if "modulation" in name:
             nn.init.zeros_(parameter)
@@ -383,7 +411,7 @@ def dit_batch(latents: Tensor, tokens: Tensor, progress: float) -> tuple[Tensor,
     x, context = latents[index].float(), tokens[index]
     if cropped:
         corners = torch.randint(9, (len(index), 2)).tolist()
-        x = torch.stack([clip[:, :, i : i + 8, j : j + 8] for clip, (i, j) in zip(x, corners)])
+        x = torch.stack([clip[:, :, i : i + 8, j : j + 8] for clip, (i, j) in zip(x, corners, strict=True)])
     # The empty prompt is one zero token; six of them attend the same.
     return x, context * (torch.rand(len(index), 1, 1) >= 0.1)
 
@@ -399,7 +427,7 @@ def dit_loss(dit: nn.Module, x: Tensor, context: Tensor) -> Tensor:
 @torch.no_grad()
 def update_average(average: nn.Module, dit: nn.Module, step: int) -> None:
     decay = min(0.995, (1 + step) / (10 + step))
-    for a, p in zip(average.parameters(), dit.parameters()):
+    for a, p in zip(average.parameters(), dit.parameters(), strict=True):
         a.lerp_(p, 1 - decay)
 
 
@@ -407,7 +435,7 @@ def train_dit(options: argparse.Namespace) -> None:
     """Trains the diffusion model on the latents; exports at every checkpoint."""
     path, device = options.work / "dit.pt", options.device
     torch.manual_seed(options.seed)
-    # For training only: a RoPE that has a backward pass, and PyTorch's attention, where ComfyUI's for the CPU is slower.
+    # For training only: a RoPE that has a backward pass, and PyTorch's attention, faster than ComfyUI's for the CPU.
     comfy.ldm.wan.model.apply_rope1, comfy.ldm.wan.model.optimized_attention = rope, attention_pytorch
     dit, average = build_dit().to(device), build_dit().to(device).requires_grad_(False)
     optimizers, step, clock = build_optimizers(dit.blocks, dit), 0, Clock(options.minutes)
@@ -438,7 +466,8 @@ def train_dit(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Writes what ComfyUI's loaders read: half precision, the averaged diffusion model, its head count as metadata."""
-    vae = torch.load(options.work / "vae_folded.pt", map_location="cpu")["vae"]
+    refined = options.work / "decoder.pt"
+    vae = torch.load(refined if refined.exists() else options.work / "vae_folded.pt", map_location="cpu")["vae"]
     write_weights(vae, options.out / "adacache_demo_vae.safetensors", None)
     dit = torch.load(options.work / "dit.pt", map_location="cpu")["average"]
     config = {"transformer": {"num_heads": DIT["num_heads"]}}  # comfy/model_detection.py would guess dim / 128
@@ -448,18 +477,26 @@ def export(options: argparse.Namespace) -> None:
 def write_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: weight.half().contiguous() for name, weight in weights.items()}, partial, metadata)
+    partial.write_bytes(to_bytes({name: weight.half().contiguous() for name, weight in weights.items()}, metadata))
     os.replace(partial, path)
 
 
 def run_all(options: argparse.Namespace) -> None:
     """Every stage, each with its default time."""
-    for name in ("vae", "latents", "dit"):
-        options.minutes = MINUTES[name]
-        STAGES[name](options)
+    for stage, minutes in MINUTES.items():
+        options.minutes = minutes
+        STAGES[stage](options)
+    export(options)
 
 
-STAGES = {"vae": train_vae, "latents": encode_latents, "dit": train_dit, "export": export, "all": run_all}
+STAGES = {
+    "vae": train_vae,
+    "latents": encode_latents,
+    "dit": train_dit,
+    "decoder": train_decoder,
+    "export": export,
+    "all": run_all,
+}
 
 
 def main() -> None:
@@ -475,7 +512,7 @@ def main() -> None:
         stage.set_defaults(run=run)
         if name in MINUTES:
             stage.add_argument("--minutes", type=float, default=MINUTES[name])
-        if name in ("vae", "all"):
+        if name in ("vae", "decoder", "all"):
             stage.add_argument("--pool", type=int, default=240, help="clips that the VAE learns from")
         if name in ("latents", "all"):
             stage.add_argument("--clips", type=int, default=900, help="clips that the diffusion model learns from")

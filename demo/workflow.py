@@ -168,7 +168,7 @@ def _widget_values(node: Json, definition: Json) -> Json:
     try:
         if isinstance(values, dict):
             names = [widget.name for widget in _widgets(definition["input"], [])]
-            return {name: values[name] for name in names if name in values}
+            return {name: values[name] for name in names if name and name in values}
         widgets = _widgets(definition["input"], values)
     except WorkflowError as error:
         raise WorkflowError(f"{_label(node)}: {error}") from None

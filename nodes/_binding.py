@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
@@ -71,6 +72,7 @@ def bind(
     binding = _Binding(settings, layout, StatisticsLog(), node_id)
     patched = model.clone()
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, binding.outer_sample)
+    patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, binding.calc_cond_batch)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, binding.apply_model)
     if layout.prefetches:
         patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _prefetch_nothing_on_a_skip)
@@ -123,9 +125,24 @@ class _Binding:
         sigma = float(options["sigmas"][0])
         keys = _condition_keys(options, args[0].shape)
         with run.call(model, self.layout, sigma, keys, latent_shape, kwargs) as skips:
-            if skips:
-                args, kwargs = _without_side_stacks(self.layout, args, kwargs)
+            args, kwargs = _without_side_stacks(self.layout, args, kwargs) if skips else (_controlled(args), kwargs)
             return executor(*args, **kwargs)
+
+    def calc_cond_batch(
+        self, executor: Any, model: Any, conds: list[list[dict[str, Any]] | None], *args: Any, **kwargs: Any
+    ) -> Any:
+        """One step: ControlNets would run before the model is called, when it is not yet known whether they need to."""
+        postponed: dict[int, _PostponedControl] = {}
+
+        def of(cond: dict[str, Any]) -> dict[str, Any]:
+            control = cond.get("control")
+            if control is None:
+                return cond
+            # One for all conditions that share a ControlNet, or else they would no longer be batched.
+            return {**cond, "control": postponed.setdefault(id(control), _PostponedControl(control))}
+
+        conds = [None if group is None else [of(cond) for cond in group] for group in conds]
+        return executor(model, conds, *args, **kwargs)
 
     def _start(self, model: ModelPatcher, sigmas: Any, latent_shape: tuple[int, ...]) -> CacheRun:
         settings, sampling = self.settings, model.get_model_object("model_sampling")
@@ -180,8 +197,29 @@ def _without_side_stacks(
     options["patches"] = {name: patch for name, patch in options.get("patches", {}).items() if name != "double_block"}
     options[_SKIPS] = True
     if len(args) > 5:
-        return (*args[:5], options, *args[6:]), kwargs
+        return (*args[:4], None, options, *args[6:]), kwargs
     return args, {**kwargs, "transformer_options": options}
+
+
+class _PostponedControl:
+    """A ControlNet that runs once the model is about to compute."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+
+    def get_control(self, *args: Any) -> partial[Any]:
+        """What to call for the ControlNet's residuals."""
+        return partial(self._control.get_control, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+
+def _controlled(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of a computed call, its ControlNet run."""
+    if len(args) > 4 and isinstance(args[4], partial):
+        return (*args[:4], args[4](), *args[5:])
+    return args
 
 
 def _prefetch_nothing_on_a_skip(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -212,5 +250,3 @@ def executing_prompt() -> tuple[str | None, str | None]:
         return None, None
     context = get_executing_context()
     return (None, None) if context is None else (context.prompt_id, context.node_id)
-
-

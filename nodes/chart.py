@@ -249,7 +249,10 @@ def _draw_seconds(pen: _Pen, columns: _Columns, steps: list[Record], top: float)
         if record["seconds"] > ceiling:
             pen.arrow(columns.middle(column), top - 7, _COMPUTED)
             if columns.middle(column) >= free_from:
-                pen.text(columns.middle(column) + 7, top - 5, human_seconds(record["seconds"]), 11.5, _MUTED, "lm")
+                beside, anchor = (7, "lm") if columns.middle(column) + 60 < columns.right else (-7, "rm")
+                pen.text(
+                    columns.middle(column) + beside, top - 5, human_seconds(record["seconds"]), 11.5, _MUTED, anchor
+                )
                 free_from = columns.middle(column) + 60
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +37,9 @@ def launch(playwright: Playwright, executable: str) -> Browser:
 
 
 @contextmanager
-def open_front_end(browser: Browser, server: ComfyServer, size: tuple[int, int] = (1500, 950), **settings: Any) -> Any:
+def open_front_end(
+    browser: Browser, server: ComfyServer, size: tuple[int, int] = (1500, 950), **settings: Any
+) -> Iterator[FrontEnd]:
     """A fresh page with the front end of a server, in known settings.
 
     Args:
@@ -64,6 +66,7 @@ class FrontEnd:
     def __init__(self, page: Page, server: ComfyServer) -> None:
         self.page, self.server = page, server
         self.complaints: list[str] = []
+        self.prompt_id = ""
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._hear)
 
@@ -75,10 +78,12 @@ class FrontEnd:
     def visit(self) -> None:
         """Load the page and wait until it can be worked with."""
         self.page.goto(self.server.url)
-        self.page.wait_for_function(
-            "window.app?.vueAppReady && document.querySelector('#graph-canvas')", timeout=60_000
-        )
-        self.page.wait_for_function("window.app.extensions.some(({name}) => name === 'AdaCache.Inspector')")
+        self.page.wait_for_function("window.app?.vueAppReady", timeout=60_000)
+        self.page.wait_for_function("app.extensions.some(({name}) => name === 'AdaCache.Inspector')")
+        self.page.locator("#graph-canvas").wait_for()
+        # On a busy machine PrimeVue misses the end of the animation that removes its loading mask.
+        self.page.wait_for_timeout(500)
+        self.page.evaluate("document.querySelectorAll('.p-blockui-mask').forEach((mask) => mask.remove())")
 
     def drop(self, name: str, content: str) -> None:
         """Drop a file onto the graph."""
@@ -93,10 +98,12 @@ class FrontEnd:
         self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": data})
 
     def open_workflow(self, workflow: Path, seed: int | None = None, **widgets: Any) -> None:
-        """Drop a workflow file with an inspector; ``widgets`` and the seed are set on the sampler."""
+        """Drop a workflow file with an inspector, for a small video; the rest is set on the sampler."""
         self.drop(workflow.name, workflow.read_text(encoding="utf-8"))
         self.page.wait_for_function("app.graph.nodes.some(({type}) => type === 'AdaCacheInspector')")
         self.page.locator(".adacache").first.wait_for(state="attached")
+        for name, value in {"width": 64, "height": 64, "length": 17}.items():
+            self.set_widget("EmptyHunyuanLatentVideo", name, value)
         for name, value in {"seed": seed, **widgets}.items():
             if value is not None:
                 self.set_widget("KSampler", name, value)
@@ -128,7 +135,9 @@ class FrontEnd:
 
     def run(self) -> None:
         """Press Run."""
-        self.page.get_by_test_id("queue-button").click()
+        with self.page.expect_response(lambda response: response.url.endswith("/prompt")) as response:
+            self.page.get_by_test_id("queue-button").click()
+        self.prompt_id = response.value.json()["prompt_id"]
 
     def states(self, seconds: float = 240) -> Iterator[dict[str, Any]]:
         """What the inspector shows, whenever it changes, until its report is complete."""
@@ -181,9 +190,12 @@ class FrontEnd:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
-    def report(self) -> dict[str, Any]:
-        """The newest report in the server's history."""
-        entries = self.server.get("/history").values()
-        newest = max(entries, key=lambda entry: entry["prompt"][0])
-        [report] = [output["adacache"][0] for output in newest["outputs"].values() if "adacache" in output]
-        return json.loads(json.dumps(report))
+    def report(self, seconds: float = 240) -> dict[str, Any]:
+        """The report of the last run in the server's history, which has it when all nodes are done."""
+        give_up = time.monotonic() + seconds
+        while self.prompt_id not in (entries := self.server.get(f"/history/{self.prompt_id}")):
+            assert time.monotonic() < give_up, self.server.log_tail()
+            time.sleep(0.2)
+        outputs = entries[self.prompt_id]["outputs"].values()
+        [report] = [output["adacache"][0] for output in outputs if "adacache" in output]
+        return report

@@ -95,9 +95,7 @@ def test_drop_run_watch_and_hover(chromium, request, which, vue):
         states = list(front_end.states())
         live = [state for state in states if state["text"].startswith("Sampling: step")]
         assert len(live) >= 2, states
-        assert [state["text"] for state in live] == [
-            f"Sampling: step {state['cells']} of {STEPS}." for state in live
-        ] or max(state["cells"] for state in live) > min(state["cells"] for state in live)
+        assert all(state["text"] == f"Sampling: step {state['cells']} of {STEPS}." for state in live), live
         report = front_end.report()
         matches(front_end, report)
         for step in (2, STEPS // 2, STEPS):
@@ -264,4 +262,4 @@ def test_every_node_has_its_words(server):
             page = requests.get(f"{server.url}/extensions/adacache/docs/{node_id}{language}.md", timeout=60).text
             assert page.startswith("# ")
             for name in inputs:
-                assert language or name.split("_")[0] in page, f"{node_id}.md does not mention {name}"
+                assert language or name.split("_")[0] in page.lower(), f"{node_id}.md does not mention {name}"

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,10 @@ class Family:
         detected: class that detection chooses, where it is not the name's.
         shrink: sizes that the detection takes from constants, not from the checkpoint.
         stand_ins: methods that take seconds however small the model is, and what to put there while testing.
+        frames_per_block: samples autoregressively, this many frames at a time.
+        first_frame: the latent that an autoregressive video starts from.
+        passes: how often a run goes through all steps, once per block of frames.
+        clean_passes: model calls at sigma 0 in a run, which read finished frames.
     """
 
     name: str
@@ -64,6 +68,10 @@ class Family:
     detected: str | None = None
     shrink: dict[str, Any] = field(default_factory=dict)
     stand_ins: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    frames_per_block: int | None = None
+    first_frame: Callable[[], Tensor] | None = None
+    passes: int = 1
+    clean_passes: int = 0
 
     @property
     def supported_model(self) -> str:
@@ -96,6 +104,31 @@ def _image(channels: int = 16, frames: int = 5, rows: int = 8, columns: int = 6)
 def _clip(tokens: int = 257, width: int = 1280) -> SimpleNamespace:
     hidden = noise(1, tokens, width)
     return SimpleNamespace(penultimate_hidden_states=hidden, last_hidden_state=hidden)
+
+
+class Control:
+    """A ControlNet as far as ComfyUI's samplers look at it: residuals for the image tokens of two blocks each."""
+
+    previous_controlnet = None
+    extra_hooks = None
+    multigpu_clones: ClassVar[dict[Any, Any]] = {}
+
+    def get_control(self, x: Tensor, *args: Any) -> dict[str, list[Tensor]]:
+        residuals = [noise(1, 60, 128, seed=seed) for seed in range(4)]
+        return {"input": residuals[:2], "output": residuals[2:]}
+
+    def pre_run(self, *args: Any) -> None: ...
+
+    def cleanup(self) -> None: ...
+
+    def get_models(self) -> list[Any]:
+        return []
+
+    def get_extra_hooks(self) -> list[Any]:
+        return []
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        return 0
 
 
 _WAN_REFERENCES = {"time_dim_concat": noise(1, 16, 1, 8, 6), "context_latents": [noise(1, 16, 1, 4, 6, seed=1)]}
@@ -345,6 +378,39 @@ FAMILIES = (
             "comfy.ldm.wan.model:AudioInjector_WAN.forward",
         ),
     ),
+    _wan(
+        "WAN22_WanDancer-global-head",
+        "model_wandancer:WanDancerModel",
+        config={"in_dim": 36, "audio_inject_layers": [0, 2]},
+        metadata={"audio_inject_layers": [0, 2]},
+        latents=((1, 16, 5, 8, 8),),
+        grid=(5, 4, 4),
+        conditioning=lambda: {**_image(columns=8), "audio_embed": noise(1, 50, 35), "fps": 16.0},
+        side=("comfy.ldm.wan.model:AudioInjector_WAN.forward",),
+    ),
+    _wan(
+        "WAN21_CausalAR_T2V",
+        "ar_model:CausalWanModel",
+        metadata={"causal_ar": True},
+        grid=(2, 4, 3),
+        blocks=("comfy.ldm.wan.ar_model:CausalWanAttentionBlock",),
+        cfg=1.0,
+        frames_per_block=2,
+        passes=3,  # of two, two and one frames
+        clean_passes=3,
+    ),
+    _wan(
+        "WAN21_CausalAR_T2V-image",
+        "ar_model:CausalWanModel",
+        metadata={"causal_ar": True},
+        grid=(2, 4, 3),
+        blocks=("comfy.ldm.wan.ar_model:CausalWanAttentionBlock",),
+        cfg=1.0,
+        frames_per_block=2,
+        first_frame=lambda: noise(1, 16, 1, 8, 6),
+        passes=2,
+        clean_passes=3,
+    ),
     Family(
         "HunyuanVideo",
         "comfy.ldm.hunyuan_video.model:HunyuanVideo",
@@ -363,6 +429,20 @@ FAMILIES = (
         _HUNYUAN_BLOCKS,
         conditioning=lambda: {"pooled_output": noise(1, 768), "ref_latent": noise(1, 16, 1, 8, 6)},
         cfg=1.0,  # ComfyUI writes into positions that a batch shares, which torch refuses
+    ),
+    Family(
+        "HunyuanVideo-ControlNet",
+        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
+        {**_HUNYUAN, "in_channels": 16},
+        ((1, 16, 5, 8, 6),),
+        (5, 4, 3),
+        _HUNYUAN_BLOCKS,
+        conditioning=lambda: {
+            "pooled_output": noise(1, 768),
+            "control": Control(),
+            "control_apply_to_uncond": True,
+        },
+        side=("tiny_models:Control.get_control",),
     ),
     Family(
         "HunyuanVideoI2V",
@@ -622,23 +702,29 @@ def load(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     return patcher
 
 
-def sample(patcher: Any, row: Family, steps: int = 10, sampler: str = "euler", seed: int = 1) -> Tensor:
-    """Sample a family as KSampler would; latents of video and audio come back as one flat tensor."""
-    sampling = importlib.import_module("comfy.sample")
+def sample(patcher: Any, row: Family, steps: int, seed: int = 1) -> Tensor:
+    """Sample a family with Euler, or autoregressively; latents of video and audio come back as one flat tensor."""
+    samplers, sampling = importlib.import_module("comfy.samplers"), importlib.import_module("comfy.sample")
     nested = importlib.import_module("comfy.nested_tensor").NestedTensor
     starts = [noise(*shape, seed=seed) for shape in row.latents]
+    zeros = [torch.zeros(shape) for shape in row.latents]
     conditions = [[[noise(1, *row.text, seed=seed), row.conditioning()]] for seed in (7, 8)]
-    samples = sampling.sample(
+    sampler = samplers.ksampler("euler")
+    if row.frames_per_block is not None:
+        sampler = samplers.ksampler("ar_video", {"num_frame_per_block": row.frames_per_block})
+    if row.first_frame is not None:
+        patcher = patcher.clone()
+        patcher.model_options["transformer_options"]["ar_config"] = {"initial_latent": row.first_frame()}
+    samples = sampling.sample_custom(
         patcher,
         starts[0] if len(starts) == 1 else nested(starts),
-        steps,
         row.cfg,
         sampler,
-        "simple",
+        samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps),
         *conditions,
-        torch.zeros(row.latents[0]) if len(starts) == 1 else nested([torch.zeros(shape) for shape in row.latents]),
+        zeros[0] if len(starts) == 1 else nested(zeros),
+        noise_mask=None if row.noise_mask is None else row.noise_mask(),
         disable_pbar=True,
         seed=seed,
-        noise_mask=None if row.noise_mask is None else row.noise_mask(),
     )
     return torch.cat([part.flatten() for part in samples.unbind()]) if len(starts) > 1 else samples

@@ -159,7 +159,8 @@ function drawSeconds(root, steps, columns, top, height, hatch, words) {
       const middle = columns.middle(column)
       root.append(triangle(middle, top - 7, 'computed'))
       if (middle < freeFrom) return
-      root.append(text(middle + 7, top - 1, words.seconds(record.seconds), 'tick'))
+      const [beside, anchor] = middle + 48 < columns.right ? [7, 'start'] : [-7, 'end']
+      root.append(text(middle + beside, top - 1, words.seconds(record.seconds), 'tick', anchor))
       freeFrom = middle + 48
     }
   })

@@ -218,7 +218,7 @@ function tipLines(record, run, strings) {
     [strings.tipReason, record.computed ? cell(record, 'reason', strings) : ''],
     [strings.tipTime, humanSeconds(record.seconds)],
     [strings.tipSigma, number(record.sigma)],
-    [strings.tipRate, record.rate ? fill(strings.tipRateValue, record) : ''],
+    [strings.tipRate, record.rate ?? ''],
     [strings.tipDistance, number(record.distance)],
     [strings.tipRegularized, record.motion_score == null ? '' : number(record.regularized_distance)],
     [strings.tipScore, number(record.motion_score)],
