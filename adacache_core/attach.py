@@ -112,8 +112,10 @@ def _noting(streams: tuple[Stream, ...], noted: dict[int, Tensor], original: For
 
 def _identity(row: Blocks) -> Forward:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        unchanged = tuple(0.0 if name is None else _argument(name, args, kwargs) for name in row.returns)
-        cache = kwargs.get(row.key_value_cache)
+        unchanged: tuple[Any, ...] = tuple(
+            0.0 if name is None else _argument(name, args, kwargs) for name in row.returns
+        )
+        cache = kwargs.get(row.key_value_cache or "")
         if cache is not None:
             # The model takes back what the block wrote before it writes the same frames again.
             cache["end"] += unchanged[0].shape[1]

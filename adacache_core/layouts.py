@@ -115,7 +115,7 @@ class Layout:
         """
         sizes = (1, *latent_shape[2:])[-3:]
         frames, rows, columns = (-(-size // int(patch)) for size, patch in zip(sizes, self.patch, strict=True))
-        guides = (arguments or {}).get(self.guides)
+        guides = (arguments or {}).get(self.guides or "")
         if guides is not None:
             frames -= guides.shape[2] // (rows * columns)
         return frames, rows, columns

@@ -230,9 +230,11 @@ class CacheRun:
 
     def _replayed(self, stream: int, before: Tensor, keys: Sequence[Hashable], time: float) -> Tensor:
         """``input + residual`` for every condition of the batch, in float32."""
-        chunks = before.chunk(len(keys))
-        residuals = (self.replay.residual(self._cache.history(key), time)[stream] for key in keys)
-        return torch.cat([chunk.float() + residual.to(chunk.device).float() for chunk, residual in zip(chunks, residuals, strict=True)])
+        replayed = []
+        for key, chunk in zip(keys, before.chunk(len(keys)), strict=True):
+            residual = self.replay.residual(self._cache.history(key), time)[stream]
+            replayed.append(chunk.float() + residual.to(chunk.device).float())
+        return torch.cat(replayed)
 
 
 @dataclass

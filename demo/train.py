@@ -51,7 +51,7 @@ VAE_BATCHES = ((4, 9, 64), (2, 17, 64), (4, 33, 32), (2, 5, 128))
 
 DIT = {"model_type": "t2v", "dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10, "freq_dim": 256}
 SHIFT = 3.0  # of the noise schedule that the demo samples with
-CROPPED, CROPPED_BATCH, BATCH = 0.35, 48, 12  # part of the time on quarter-size crops; clips per step then and after
+CROPPED, CROPPED_BATCH, BATCH = 0.35, 24, 8  # part of the time on quarter-size crops; clips per step then and after
 
 # --- Clock, schedule, files ------------------------------------------------------------------------------------------
 

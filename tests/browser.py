@@ -185,6 +185,18 @@ class FrontEnd:
         tip.wait_for(state="visible", timeout=5000)
         return tip.inner_text()
 
+    def color(self, selector: str, name: str) -> list[int]:
+        """Red, green and blue, 0 to 255, of the first element's style."""
+        return self.page.evaluate(
+            """([selector, name]) => {
+                const pixel = new OffscreenCanvas(1, 1).getContext('2d')
+                pixel.fillStyle = getComputedStyle(document.querySelector(selector))[name]
+                pixel.fillRect(0, 0, 1, 1)
+                return [...pixel.getImageData(0, 0, 1, 1).data.slice(0, 3)]
+            }""",
+            [selector, name],
+        )
+
     def screenshot(self, name: str) -> None:
         """Keep a picture for people."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

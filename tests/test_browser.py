@@ -114,6 +114,9 @@ def test_the_renderers_can_be_switched(chromium, server):
             front_end.look_at_inspector()
             matches(front_end, front_end.report())
             tells_a_step(front_end, front_end.report(), 2)
+            before = front_end.page.evaluate("app.canvas.ds.scale")
+            front_end.page.mouse.wheel(0, -200)
+            front_end.page.wait_for_function("(before) => app.canvas.ds.scale > before", arg=before, timeout=5000)
 
 
 def test_a_reloaded_page_a_cached_result_and_a_job_of_the_history(chromium, server):
@@ -213,20 +216,32 @@ def test_chinese_light_and_large(chromium, server):
         sentences = front_end.inspector.locator("li").all_inner_texts()
         assert len(sentences) == len(front_end.report()["explanation"])
         assert all("\u4e00" <= sentence[0] <= "\u9fff" for sentence in sentences), sentences
-        background = front_end.inspector.evaluate("(box) => getComputedStyle(box).backgroundColor")
-        ink = front_end.inspector.evaluate("(box) => getComputedStyle(box).color")
-        assert contrast(background, ink) >= 4.5
         front_end.point_at(2)
         front_end.screenshot("inspector-chinese-light")
         front_end.look_at_inspector(zoom=2.0)
         front_end.screenshot("inspector-large")
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG's contrast of two CSS colours ``rgb(r, g, b)``."""
+@pytest.mark.parametrize("which", ["server", "newest_server"])
+@pytest.mark.parametrize("palette", ["dark", "light", "nord"])
+def test_colours_stand_out_in_every_palette(chromium, request, which, palette):
+    server = request.getfixturevalue(which)
+    with open_front_end(chromium, server, Comfy__ColorPalette=palette) as front_end:
+        front_end.open_workflow(WORKFLOW, seed=100)
+        front_end.run()
+        front_end.wait_for_report()
+        ground = front_end.color(".adacache", "backgroundColor")
+        assert contrast(ground, front_end.color(".adacache", "color")) >= 4.5
+        assert contrast(ground, front_end.color(".adacache dt", "color")) >= 4.5
+        assert contrast(ground, front_end.color(".adacache svg .computed", "fill")) >= 3
+        assert contrast(ground, front_end.color(".adacache svg .skipped", "stroke")) >= 3
 
-    def luminance(color: str) -> float:
-        parts = [int(part) / 255 for part in color[color.index("(") + 1 : -1].split(",")[:3]]
+
+def contrast(one: list[int], other: list[int]) -> float:
+    """WCAG's contrast of two colours, red, green and blue in 0..255."""
+
+    def luminance(color: list[int]) -> float:
+        parts = [part / 255 for part in color]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

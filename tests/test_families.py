@@ -255,7 +255,7 @@ def test_family_conditions_of_a_batch_are_told_apart(tiny: Tiny, monkeypatch: py
     """The positive prompt's residual is the same whether the negative prompt shares its model call or is left out."""
     [alone] = first_residuals(tiny, replace(tiny.row, cfg=1.0), 1, monkeypatch)
     pair = first_residuals(tiny, tiny.row, 2, monkeypatch)
-    same = [torch.allclose(residual, alone, rtol=1e-3, atol=1e-4 * alone.abs().max()) for residual in pair]
+    same = [torch.allclose(residual, alone, rtol=0, atol=1e-2 * alone.abs().max()) for residual in pair]
     assert sorted(same) == [False, True]
 
 

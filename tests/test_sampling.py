@@ -214,7 +214,7 @@ class TestRefusals:
     def test_more_stride_than_frames_is_refused_before_sampling(self, wan, bind, pack):
         from adacache.adacache_core import ConfigurationError, MotionRegularization
 
-        patched, log = bind(wan, motion=MotionRegularization(strides=(3,)))
+        patched, _ = bind(wan, motion=MotionRegularization(strides=(3,)))
         with pytest.raises(ConfigurationError, match="stride of 3 needs more than 3 latent frames, the video has 3"):
             sample(patched, frames=3, callback=lambda *_: pytest.fail("a step was sampled"))
 

@@ -38,6 +38,10 @@ class Inspector {
     const options = { serialize: false, hideOnZoom: false, getMinHeight: () => this.view.height + 2 * 10 }
     const widget = node.addDOMWidget('chart', 'ADACACHE_CHART', this.view.element, options)
     widget.serialize = false
+    // Vue nodes zoom by themselves; the canvas lies beside this element, not around it.
+    this.view.element.addEventListener('wheel', (event) => {
+      if (!setting('Comfy.VueNodes.Enabled')) app.canvas.processMouseWheel?.(event)
+    })
   }
 
   #resize(height) {

@@ -1,6 +1,6 @@
 // Draws the records of sampling runs as SVG. Pure: numbers in, one element out.
 
-const LEFT = 40, RIGHT = 6, LABELS = 78, TITLE = 22, CAPTION = 25, BARS = 84, STRIP = 44, LANE = 62, GAP = 8
+const LEFT = 40, RIGHT = 6, LABELS = 78, TITLE = 22, CAPTION = 29, BARS = 84, STRIP = 44, LANE = 62, GAP = 8
 const STEPS_OF_TEN = [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10]
 
 let patterns = 0
@@ -134,7 +134,7 @@ function drawPanel(root, run, columns, top, stretch, hatch, words) {
 }
 
 function drawAxis(root, columns, top, height, ceiling, caption) {
-  root.append(text(0, top + 12, caption, 'caption'))
+  root.append(text(0, top + 16, caption, 'caption'))
   for (const part of [0, 0.5, 1]) {
     const y = top + CAPTION + height * (1 - part)
     root.append(line(columns, y, part ? 'grid' : 'axis'))
