@@ -27,8 +27,8 @@ RGB = {
     "blue": (0.20, 0.42, 0.95),
     "magenta": (0.86, 0.28, 0.84),
 }
-PLAIN = ((0.10, 0.12, 0.18), (0.88, 0.88, 0.84))
-TEXTURES = (((0.12, 0.14, 0.22), (0.30, 0.34, 0.44)), ((0.92, 0.91, 0.86), (0.68, 0.70, 0.72)))
+DARK, LIGHT = (0.10, 0.12, 0.18), (0.34, 0.38, 0.48)
+LANES = (64, 22, 106)  # height at which each object moves, so that they never hide each other
 SLOW, FAST, PAN = 1.0, 3.5, 1.5  # pixels per frame
 
 
@@ -54,56 +54,50 @@ def render(scene: Scene, seed: int, frames: int = FRAMES) -> torch.Tensor:
 
     Parameters:
         scene: the attributes.
-        seed: everything that the attributes leave open (places, directions, which texture).
+        seed: everything that the attributes leave open (exact places and sizes, directions, which change of motion).
         frames: length of the clip.
 
     Returns:
         [frames, 128, 128, 3], float32, 0..1.
     """
     rng = random.Random(f"{scene} {seed}")
-    shift = _pan(scene, rng, frames)
+    shift = _pan(scene, frames)
     clip = _background(scene, rng, shift)
     colors = ATTRIBUTES["color"]
     first = colors.index(scene.color)
-    # Drawn last to first, so that the main object is in front. The others take the next colours of the wheel.
-    objects = [(_radius(rng, i), RGB[colors[(first + 2 * i) % len(colors)]]) for i in range(int(scene.objects))]
-    for radius, color in reversed(objects):
-        path = _path(scene, rng, radius, frames)
+    for lane in range(int(scene.objects)):
+        radius = rng.uniform(21, 24) if lane == 0 else rng.uniform(14, 16)
+        path = _path(scene, rng, radius, lane, frames)
         coverage = (0.5 - _distance(scene.shape, path - shift, radius)).clamp(0, 1)[..., None]
-        clip = clip + coverage * (torch.tensor(color) - clip)
+        # The main object has the colour asked for, the others the next ones on the wheel.
+        clip = clip + coverage * (torch.tensor(RGB[colors[(first + 2 * lane) % len(colors)]]) - clip)
     return clip
 
 
-def _radius(rng: random.Random, index: int) -> float:
-    return rng.uniform(20, 26) if index == 0 else rng.uniform(14, 18)
-
-
-def _pan(scene: Scene, rng: random.Random, frames: int) -> torch.Tensor:
+def _pan(scene: Scene, frames: int) -> torch.Tensor:
     """[frames, 2]: how far (x, y) the camera has gone."""
-    velocity = rng.choice((-PAN, PAN)) if scene.camera == "pan" else 0.0
+    velocity = PAN if scene.camera == "pan" else 0.0
     return torch.arange(frames)[:, None] * torch.tensor([velocity, 0.0])
 
 
 def _progress(motion: str, rng: random.Random, frames: int) -> torch.Tensor:
-    """[frames]: distance gone along the path, in pixels. `changing` sets off late, brakes, or turns back."""
+    """[frames]: distance gone along the path, in pixels. `changing` sets off late or turns back."""
     t = torch.arange(frames, dtype=torch.float32)
     if motion == "still":
         return t * 0
     if motion in ("slow", "fast"):
         return t * (SLOW if motion == "slow" else FAST)
-    change = frames * rng.uniform(0.35, 0.65)
-    late = FAST * (t - change).clamp(min=0)
-    return rng.choice((late, FAST * t.clamp(max=change), FAST * t - 2 * late))
+    late = FAST * (t - frames / 2).clamp(min=0)
+    return rng.choice((late, FAST * t - 2 * late))
 
 
-def _path(scene: Scene, rng: random.Random, radius: float, frames: int) -> torch.Tensor:
-    """[frames, 2]: the centre of an object. It bounces off the borders of the world."""
-    angle = rng.uniform(0, 2 * math.pi)
-    direction = torch.tensor([math.cos(angle), math.sin(angle)])
-    room = torch.tensor([WIDTH, HEIGHT]) - 2 * radius
-    start = torch.tensor([rng.random(), rng.random()]) * room
-    unfolded = start + _progress(scene.motion, rng, frames)[:, None] * direction
-    return radius + room - (unfolded.remainder(2 * room) - room).abs()
+def _path(scene: Scene, rng: random.Random, radius: float, lane: int, frames: int) -> torch.Tensor:
+    """[frames, 2]: the centre of an object. It starts about the middle, goes left or right, bounces off the borders."""
+    room = WIDTH - 2 * radius
+    gone = rng.choice((-1, 1)) * _progress(scene.motion, rng, frames)
+    unfolded = WIDTH / 2 + rng.uniform(-8, 8) - radius + gone
+    x = radius + room - (unfolded.remainder(2 * room) - room).abs()
+    return torch.stack([x, torch.full_like(x, LANES[lane] + rng.uniform(-4, 4))], dim=1)
 
 
 def _distance(shape: str, center: torch.Tensor, radius: float) -> torch.Tensor:
@@ -121,16 +115,12 @@ def _distance(shape: str, center: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def _background(scene: Scene, rng: random.Random, shift: torch.Tensor) -> torch.Tensor:
-    """[frames, 128, 128, 3]: one colour, or soft stripes, checks or blobs that move with the camera."""
+    """[frames, 128, 128, 3]: one colour, or soft stripes that move with the camera."""
+    dark, light = torch.tensor(DARK), torch.tensor(LIGHT)
     if scene.background == "plain":
-        return torch.tensor(rng.choice(PLAIN)).expand(len(shift), HEIGHT, WIDTH, 3)
-    low, high = (torch.tensor(color) for color in rng.choice(TEXTURES))
-    phase = [rng.uniform(0, 2 * math.pi) for _ in range(2)]
+        return dark.expand(len(shift), HEIGHT, WIDTH, 3)
     # Whole waves per width, so that the texture wraps around without a seam.
     x = 2 * math.pi / WIDTH * (torch.arange(WIDTH) + shift[:, :1])[:, None, :]
     y = 2 * math.pi / HEIGHT * torch.arange(HEIGHT)[None, :, None]
-    stripes = torch.sin(3 * x + 2 * y + phase[0])
-    checks = 1.5 * torch.sin(3 * x + phase[0]) * torch.sin(3 * y + phase[1])
-    blobs = 0.6 * (torch.sin(2 * x + phase[0]) + torch.sin(2 * y + phase[1]) + torch.sin(x - 2 * y + phase[1]))
-    mix = (0.5 + 0.5 * rng.choice((stripes, checks, blobs))).clamp(0, 1)[..., None]
-    return low + mix * (high - low)
+    mix = (0.5 + 0.5 * torch.sin(3 * x + 2 * y + rng.uniform(0, 2 * math.pi)))[..., None]
+    return dark + mix * (light - dark)

@@ -194,7 +194,8 @@ def _without_side_stacks(
     """Arguments of a skipped call: what feeds only adapters, whose work the residual holds, is left out."""
     kwargs = {name: None if name in layout.unneeded else value for name, value in kwargs.items()}
     options = dict(args[5] if len(args) > 5 else kwargs["transformer_options"])
-    options["patches"] = {name: patch for name, patch in options.get("patches", {}).items() if name != "double_block"}
+    if "patches" in options:
+        options["patches"] = {name: patch for name, patch in options["patches"].items() if name != "double_block"}
     options[_SKIPS] = True
     if len(args) > 5:
         return (*args[:4], None, options, *args[6:]), kwargs

@@ -99,8 +99,11 @@ class FrontEnd:
 
     def open_workflow(self, workflow: Path, seed: int | None = None, **widgets: Any) -> None:
         """Drop a workflow file with an inspector, for a small video; the rest is set on the sampler."""
+        self.page.evaluate("() => { window.nodesBefore = [...app.graph.nodes] }")
         self.drop(workflow.name, workflow.read_text(encoding="utf-8"))
-        self.page.wait_for_function("app.graph.nodes.some(({type}) => type === 'AdaCacheInspector')")
+        self.page.wait_for_function(
+            "app.graph.nodes.some((node) => node.type === 'AdaCacheInspector' && !nodesBefore.includes(node))"
+        )
         self.page.locator(".adacache").first.wait_for(state="attached")
         for name, value in {"width": 64, "height": 64, "length": 17}.items():
             self.set_widget("EmptyHunyuanLatentVideo", name, value)

@@ -48,7 +48,7 @@ export function chartHeight(runs) {
  * @returns element: the SVG; at(x, y): {run, column} under a point, or null; mark(place): highlights a column
  */
 export function drawChart(runs, { width, height }, words) {
-  const element = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height })
+  const element = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, 'aria-hidden': 'true' })
   const hatch = `adacache-hatch-${++patterns}`
   element.append(hatchPattern(hatch))
   const natural = chartHeight(runs)
