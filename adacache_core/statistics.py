@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 
@@ -47,7 +48,6 @@ class RunStatistics:
         steps: records of the steps so far.
         conditions: number of conditions seen, each with a residual of its own.
         cache_bytes: most bytes held by residuals at any time.
-        notes: sentences that explain the run to the user.
         finished: False while it runs, and after an interrupt or an error.
     """
 
@@ -56,7 +56,6 @@ class RunStatistics:
     steps: list[StepRecord] = field(default_factory=list)
     conditions: int = 0
     cache_bytes: int = 0
-    notes: list[str] = field(default_factory=list)
     finished: bool = False
 
     @property
@@ -70,15 +69,21 @@ class RunStatistics:
         return sum(record.seconds for record in self.steps)
 
     @property
-    def speedup(self) -> float | None:
-        """Time the steps would have taken had each cost as much as a computed one, over the time they took.
+    def usual_seconds(self) -> float:
+        """Time of a computed step: their median without the first step, which often carries one-off work."""
+        computed = [record.seconds for record in self.steps[1:] if record.computed]
+        return median(computed) if computed else sum(record.seconds for record in self.steps[:1])
 
-        The first computed step is left out of the mean where there are others: it often carries one-off work.
+    @property
+    def speedup(self) -> float | None:
+        """Time the steps would have taken had every one computed, over the time they took; the first step left out.
+
+        A skipped step counts with the usual time of a computed one, a computed step with its own.
         """
-        computed = [record.seconds for record in self.steps if record.computed]
-        mean = sum(computed[1:]) / len(computed[1:]) if len(computed) > 1 else sum(computed)
-        rest = sum(record.seconds for record in self.steps[1:])
-        return mean * len(self.steps[1:]) / rest if rest > 0 else None
+        rest = self.steps[1:]
+        took = sum(record.seconds for record in rest)
+        uncached = sum(record.seconds if record.computed else self.usual_seconds for record in rest)
+        return uncached / took if took > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe copy, with the derived numbers."""

@@ -24,7 +24,6 @@ from ..adacache_core import (
     replay_for,
 )
 from ..adacache_core.presets import SPEEDUPS, codebook_for
-from ..adacache_core.schedule import MINIMUM_STEPS
 from .progress import reporter
 from .statistics_log import LoggedRun, StatisticsLog
 
@@ -156,11 +155,6 @@ class _Binding:
         skippable = range(within[0], within[-1] + 1) if within else range(0)
         replay = replay_for(settings.preset, settings.replay)
         statistics = RunStatistics(self._in_force(len(times), replay.name), total_steps=len(times))
-        if len(times) < MINIMUM_STEPS:
-            statistics.notes.append(
-                f"{len(times)} steps leave nothing to cache: with fewer than {MINIMUM_STEPS} steps the video changes "
-                f"too much from one to the next. Every step is computed."
-            )
         self.log.append(LoggedRun(*executing_prompt(), statistics))
 
         return CacheRun(

@@ -19,7 +19,7 @@ SENTENCES = {
     "faster": "Sampling took {seconds}; with every step computed it would have taken about {uncached}.",
     "took": "Sampling took {seconds}.",
     "first": "The first step took {first}, with one-off work such as loading; the speedup leaves it out.",
-    "each": "A computed step took {computed} on average, a skipped one {skipped}.",
+    "each": "A computed step usually took {computed}, a skipped one {skipped} on average.",
     "phase_early": "The early third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
     "phase_middle": "The middle third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
     "phase_late": "The late third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
@@ -94,7 +94,7 @@ def _in_force(runs: list[RunStatistics], setting: str) -> str | None:
 
 
 def _sentence(entry: dict[str, Any]) -> str:
-    return entry["text"] if entry["key"] == "note" else SENTENCES[entry["key"]].format(**entry)
+    return SENTENCES[entry["key"]].format(**entry)
 
 
 def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]:
@@ -105,25 +105,21 @@ def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]
         if len(runs) > 1:
             entries.append({"key": "run", "run": number, "runs": len(runs)})
         entries += _times(run)
-        entries += [{"key": "note", "text": note} for note in run.notes]
         entries += _why(run)
     return entries
 
 
 def _times(run: RunStatistics) -> list[dict[str, Any]]:
-    computed = [record.seconds for record in run.steps if record.computed]
     skipped = [record.seconds for record in run.steps if not record.computed]
     if not skipped or run.speedup is None:
         return [{"key": "took", "seconds": human_seconds(run.seconds)}] if run.steps else []
-    # As in RunStatistics.speedup: the first computed step often carries one-off work.
-    usual = computed[1:] or computed
-    mean, first = sum(usual) / len(usual), run.steps[0].seconds
-    uncached = mean * (len(run.steps) - 1) + first
+    usual, first = run.usual_seconds, run.steps[0].seconds
+    uncached = run.speedup * (run.seconds - first) + first
     entries = [
         {"key": "faster", "seconds": human_seconds(run.seconds), "uncached": human_seconds(uncached)},
-        {"key": "each", "computed": human_seconds(mean), "skipped": human_seconds(sum(skipped) / len(skipped))},
+        {"key": "each", "computed": human_seconds(usual), "skipped": human_seconds(sum(skipped) / len(skipped))},
     ]
-    if first > 1.5 * mean:
+    if first > 1.5 * usual:
         entries.append({"key": "first", "first": human_seconds(first)})
     return entries
 
@@ -134,7 +130,7 @@ def _why(run: RunStatistics) -> list[dict[str, Any]]:
     skipped = [record.step for record in run.steps if not record.computed]
     if skipped:
         entries.append(_phase(skipped, run.total_steps))
-    elif run.finished and run.steps and not run.notes:
+    elif run.finished and run.steps:
         entries.append(_why_nothing(run))
     reasons = [record.reason for record in run.steps]
     for key, reason in (("not_finite", "residual is not finite"), ("new_condition", "nothing cached for a condition")):

@@ -103,7 +103,7 @@ const zh = {
     faster: '采样用时 {seconds}；若每一步都计算，约需 {uncached}。',
     took: '采样用时 {seconds}。',
     first: '第一步用时 {first}，包含加载等一次性工作，加速比不计入这一步。',
-    each: '计算一步平均 {computed}，跳过一步平均 {skipped}。',
+    each: '计算一步通常用 {computed}，跳过一步平均 {skipped}。',
     phase_early: '采样的前三分之一跳过最多：{size} 步中跳过 {count} 步（第 {first} 至 {last} 步）。',
     phase_middle: '采样的中间三分之一跳过最多：{size} 步中跳过 {count} 步（第 {first} 至 {last} 步）。',
     phase_late: '采样的后三分之一跳过最多：{size} 步中跳过 {count} 步（第 {first} 至 {last} 步）。',

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from adacache_core import Blocks, Layout, Stream
 from torch import Tensor, nn
+
+from adacache_core import Blocks, Layout, Stream
 
 
 class Doubling(nn.Module):

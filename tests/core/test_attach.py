@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from adacache_core import Blocks, Layout, ShapeMismatchError, Stream, UnsupportedModelError, layout_of
 from adacache_core.attach import computing, shadowed, skipping
-from torch import nn
 
 from .doubling import LAYOUT, Doubling, DoublingModel, InPlaceDoubling, ones
 

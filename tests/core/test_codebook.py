@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from adacache_core import PAPER_FAST, PAPER_SLOW, Codebook, ConfigurationError
 from adacache_core.codebook import nearest
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from adacache_core import ConfigurationError, MotionRegularization, ShapeMismatchError, motion_score, residual_distance
 from adacache_core.distance import distance_terms, l1_norm
 from adacache_core.motion import motion_terms, score_of_terms
@@ -93,7 +94,7 @@ def test_bad_settings_are_refused(arguments, message):
 
 def test_strides_are_parsed_and_checked_against_the_video():
     assert MotionRegularization.parse_strides("1, 2,") == (1, 2)
-    with pytest.raises(ConfigurationError, match="must be whole numbers, got '1.5'"):
+    with pytest.raises(ConfigurationError, match=r"must be whole numbers, got '1\.5'"):
         MotionRegularization.parse_strides("1.5")
     MotionRegularization(strides=(2,)).check_frames(3)
     with pytest.raises(ConfigurationError, match="stride of 3 needs more than 3 latent frames, the video has 3"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from adacache_core import HOLD, Blocks, CacheRun, Codebook, CodebookSchedule, Layout, RunStatistics, Stream
 from torch import Tensor, nn
+
+from adacache_core import HOLD, Blocks, CacheRun, Codebook, CodebookSchedule, Layout, RunStatistics, Stream
 
 
 class Block(nn.Module):

@@ -7,10 +7,11 @@ import weakref
 
 import pytest
 import torch
+from torch import nn
+
 from adacache_core import FORECAST, HOLD, CacheRun, Codebook, CodebookSchedule, RunStatistics, ShapeMismatchError
 from adacache_core.replay import ComputedResidual, forecast
 from adacache_core.residual_cache import ResidualCache
-from torch import nn
 
 from .doubling import LAYOUT, DoublingModel, ones
 

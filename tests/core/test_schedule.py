@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from adacache_core import (
     FORECAST,
     HOLD,
@@ -145,7 +146,7 @@ def test_presets_choose_schedule_and_replay():
     assert make_schedule("custom", shifted(30), HOLD, custom=custom).codebook is custom
     with pytest.raises(ConfigurationError, match='preset "custom" needs a codebook'):
         make_schedule("custom", shifted(30), HOLD)
-    with pytest.raises(ConfigurationError, match="must be one of balanced, quality.*got 'turbo'"):
+    with pytest.raises(ConfigurationError, match=r"must be one of balanced, quality.*got 'turbo'"):
         make_schedule("turbo", shifted(30), HOLD)
     with pytest.raises(ConfigurationError, match='replay must be "hold" or "forecast", got \'taylor\''):
         replay_for("balanced", "taylor")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from adacache_core import Codebook, CodebookSchedule, MotionRegularization, motion_score, residual_distance
 from adacache_core.replay import HOLD, ComputedResidual
 from adacache_core.residual_cache import ResidualCache
-from safetensors.torch import load_file
 
 FOLDER = Path(os.environ.get("ADACACHE_TRACES", Path(__file__).parents[1] / "data" / "traces"))
 CASES = json.loads((FOLDER / "official_traces.json").read_text())
