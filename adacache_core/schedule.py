@@ -187,7 +187,11 @@ def flow_time(sigma: float, sigma_max: float) -> float:
 
 
 def _error_weight(time: Tensor) -> Tensor:
-    """Expected contribution of a replayed step to the final error, over flow time; fitted once (CONTRIBUTING)."""
+    """How much an error made at a flow time weighs in the end.
+
+    A closed form close to what was measured on 24 videos of a small Wan model (30 steps, shift 3): early errors are
+    amplified by the steps that follow, and the last steps change fast.
+    """
     return (1.02 - time).clamp(min=0.02) ** -2.4 + 0.035 / time.clamp(min=0.02) ** 2
 
 

@@ -5,7 +5,12 @@
 
 On a virtual machine set OMP_WAIT_POLICY=PASSIVE: OpenMP threads that spin made a step ten times slower.
 
-HISTORY
+The weights in weights/ come from a run with mishaps, not from one clean `all`, on 21 November 2026, on two cores shared
+with other work. VAE: 844 steps, about 36 minutes, of which 14 were lost to spinning threads; batches of 33 frames only
+from step 481 on; green and magenta come back grey; no `decoder` stage. Diffusion model: 1,156 steps, about 41 minutes;
+541 on 640 clips of an earlier, more varied scenes.py (most of them on crops), then 615 on 360 clips of this one. Its
+text embedding was dead until step 770 and then drawn anew, so it has learned from prompts for 386 steps only. It is
+undertrained: colour and motion follow the prompt in part, shapes hardly.
 """
 
 from __future__ import annotations
