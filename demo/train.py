@@ -7,9 +7,9 @@ On a virtual machine set OMP_WAIT_POLICY=PASSIVE: OpenMP threads that spin made 
 
 The weights in weights/ come from a run with mishaps, not from one clean `all`, on 21 November 2026, on two cores shared
 with other work. VAE: 844 steps, about 36 minutes, of which 14 were lost to spinning threads; batches of 33 frames only
-from step 481 on; green and magenta come back grey; no `decoder` stage. Diffusion model: 1,156 steps, about 41 minutes;
-541 on 640 clips of an earlier, more varied scenes.py (most of them on crops), then 615 on 360 clips of this one. Its
-text embedding was dead until step 770 and then drawn anew, so it has learned from prompts for 386 steps only. It is
+from step 481 on; green and magenta come back grey; no `decoder` stage. Diffusion model: 1,579 steps, about 53 minutes;
+541 on 640 clips of an earlier, more varied scenes.py (most of them on crops), then 1,038 on 360 clips of this one. Its
+text embedding was dead until step 770 and then drawn anew, so it has learned from prompts for 809 steps only. It is
 undertrained: colour and motion follow the prompt in part, shapes hardly.
 """
 
@@ -133,7 +133,7 @@ def say(stage: str, clock: Clock, step: int, text: str) -> None:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (https://kellerjordan.github.io/posts/muon), for matrices and, flattened, convolutions.
+    """Momentum, orthogonalised (Jordan et al., 2024), for matrices and, flattened, convolutions.
 
     In float32 and all of one shape at a time: `torch.optim.Muon` works in bfloat16, one by one, which a CPU is slow at.
     """
