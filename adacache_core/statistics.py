@@ -80,9 +80,9 @@ class RunStatistics:
 
         A skipped step counts with the usual time of a computed one, a computed step with its own.
         """
-        rest = self.steps[1:]
+        rest, usual = self.steps[1:], self.usual_seconds
         took = sum(record.seconds for record in rest)
-        uncached = sum(record.seconds if record.computed else self.usual_seconds for record in rest)
+        uncached = sum(record.seconds if record.computed else usual for record in rest)
         return uncached / took if took > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
