@@ -15,7 +15,7 @@ from .layouts import LAYOUTS, Blocks, Layout, Stream, layout_of
 from .motion import MotionRegularization, motion_score
 from .presets import PRESETS, make_schedule, replay_for
 from .replay import FORECAST, HOLD, Replay
-from .residual_cache import ResidualCache
+from .residual_cache import ResidualCache, Storage
 from .run import CacheRun
 from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, plan
 from .statistics import RunStatistics, StepRecord
@@ -42,6 +42,7 @@ __all__ = [
     "Schedule",
     "ShapeMismatchError",
     "StepRecord",
+    "Storage",
     "Stream",
     "UnsupportedModelError",
     "flow_time",

@@ -4,6 +4,8 @@ The ``forward`` of the blocks and of the heads is shadowed by an instance attrib
 first block notes the hidden state before the stack. On a skip every block returns its input unchanged, and the head
 reads ``noted input + residual``. Replacing at the head, rather than adding along the way, keeps whatever the model
 adds between blocks (ControlNet, VACE) from counting twice: the residual already holds it.
+
+Where memory is short the output of the model is kept instead; then the model's own ``forward`` is what is shadowed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from einops import parse_shape, rearrange
 from torch import Tensor, nn
 
@@ -39,19 +42,25 @@ def shadowed(forwards: dict[nn.Module, Forward]) -> Iterator[None]:
 
 
 @contextmanager
-def computing(model: nn.Module, layout: Layout, record: Callable[[int, Tensor, Tensor], None]) -> Iterator[None]:
+def computing(model: nn.Module, layout: Layout, record: Callable[[int, Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Let the model compute, and report every stream's hidden state before and after the blocks.
 
     Args:
-        record: called as ``record(stream_index, before, after)`` with tensors of the same shape ``[B, N, C]``.
-            Not called where the first block is bypassed by somebody's replacement.
+        record: called as ``record(stream_index, before, after)`` with tensors of the same shape ``[B, N, C]``; returns
+            what the head shall see, usually ``after`` itself. Not called where the first block is bypassed by
+            somebody's replacement.
     """
     noted: dict[int, Tensor] = {}
+    record = _outside_of_graphs(record)
 
     def head(index: int, stream: Stream, original: Forward) -> Forward:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if index in noted:
-                record(index, *_as_tokens(stream, noted.pop(index), x))
+                hidden = noted.pop(index)
+                before, after = _as_tokens(stream, hidden, x)
+                seen = record(index, before, after)
+                if seen is not after:
+                    x = _at_head(stream, seen.to(x.dtype), hidden, x)
             return original(x, *args, **kwargs)
 
         return forward
@@ -71,6 +80,7 @@ def skipping(model: nn.Module, layout: Layout, replay: Callable[[int, Tensor], T
         replay: called as ``replay(stream_index, before)``, returns the hidden state after the blocks, same shape.
     """
     noted: dict[int, Tensor] = {}
+    replay = _outside_of_graphs(replay)
 
     def head(index: int, stream: Stream, original: Forward) -> Forward:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -91,6 +101,44 @@ def skipping(model: nn.Module, layout: Layout, replay: Callable[[int, Tensor], T
     forwards |= _heads(model, layout, head)
     with shadowed(forwards):
         yield
+
+
+@contextmanager
+def computing_output(model: nn.Module, record: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Let the model compute, and report its output.
+
+    Args:
+        record: called as ``record(index, output)`` for every tensor of the output, e.g. video and audio.
+    """
+    original = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        for index, part in enumerate((output,) if isinstance(output, Tensor) else output):
+            record(index, part)
+        return output
+
+    with shadowed({model: forward}):
+        yield
+
+
+@contextmanager
+def skipping_output(model: nn.Module, replay: Callable[[torch.device], list[Tensor]]) -> Iterator[None]:
+    """Let nothing of the model run; it returns what ``replay(device)`` gives, one tensor or a list of them."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        # Latent and timestep are on one device; models of video and audio take a list of latents.
+        output = replay(next(argument.device for argument in args if isinstance(argument, Tensor)))
+        return output[0] if len(output) == 1 else output
+
+    with shadowed({model: forward}):
+        yield
+
+
+def _outside_of_graphs(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keeps ``torch.compile`` from tracing what differs from step to step, which would compile the model anew."""
+    outside: Callable[..., Tensor] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return outside
 
 
 def _heads(

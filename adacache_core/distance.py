@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from .errors import ShapeMismatchError
+from .parallel import sum_over
 
 _PIECE = 1 << 16
 
@@ -44,12 +46,14 @@ def distance_terms(previous: Tensor, current: Tensor) -> Tensor:
     return torch.stack((l1_norm(previous - current), l1_norm(previous)))
 
 
-def residual_distance(previous: Tensor, current: Tensor) -> Tensor:
+def residual_distance(previous: Tensor, current: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """Relative L1 distance ``||previous - current||_1 / ||previous||_1``, a float64 0-d tensor >= 0.
+
+    With a process group, of the tokens of all its ranks.
 
     >>> float(residual_distance(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 3.0])))
     0.25
     """
-    change, norm = distance_terms(previous, current)
+    change, norm = sum_over(group, distance_terms(previous, current))
     distance: Tensor = change / norm
     return distance

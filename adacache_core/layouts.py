@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from .errors import ConfigurationError, UnsupportedModelError
@@ -104,6 +105,11 @@ class Layout:
             for path in filter(None, (stream.head, stream.other_head)):
                 yield index, attrgetter(path)(model)
 
+    @property
+    def keeps_hidden(self) -> bool:
+        """Whether a skip must go through the blocks' places: they advance a key/value cache."""
+        return any(blocks.key_value_cache for blocks in self.blocks)
+
     def token_grid(
         self, latent_shape: tuple[int, ...], arguments: Mapping[str, Any] | None = None
     ) -> tuple[int, int, int]:
@@ -125,10 +131,15 @@ class Layout:
     ) -> tuple[Tensor, int]:
         """The video's part of a hidden state ``[B, N, C]`` of the first stream, and its number of frames.
 
+        Of a model's output ``[B, C, T, H, W]`` every place is a token.
+
         Raises:
             ConfigurationError: the sequence does not hold every token of the grid.
         """
         frames, rows, columns = self.token_grid(latent_shape, arguments)
+        if tokens.ndim == 5:
+            frames = tokens.shape[2] if self.guides is None else frames
+            return rearrange(tokens[:, :, :frames], "b c t h w -> b (t h w) c"), frames
         count, spare = frames * rows * columns, tokens.shape[1] - frames * rows * columns
         if spare < 0:
             raise ConfigurationError(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from .distance import l1_norm
 from .errors import ConfigurationError
+from .parallel import gather_tokens
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,15 @@ def score_of_terms(terms: Tensor) -> float:
     return float((terms[:, 0].float() / terms[:, 1].float()).mean())
 
 
-def motion_score(residual: Tensor, frames: int, strides: tuple[int, ...] = (1,)) -> float:
+def motion_score(
+    residual: Tensor, frames: int, strides: tuple[int, ...] = (1,), group: ProcessGroup | None = None
+) -> float:
     """Motion score in 0..1: change between latent frames relative to their size, mean over strides (Eq. 5).
 
     Args:
-        residual: ``[B, N, C]`` with N = frames x tokens per frame.
+        residual: ``[B, N, C]`` with N = frames x tokens per frame; with a process group this rank's part of them.
         frames: number of latent frames.
         strides: frame strides, each smaller than ``frames``.
+        group: ranks that hold a part of the tokens each.
     """
-    return score_of_terms(motion_terms(residual, frames, strides))
+    return score_of_terms(motion_terms(gather_tokens(group, residual), frames, strides))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,31 +17,40 @@ class ComputedResidual:
 
     Attributes:
         time: flow time of the model call, 1 (noise) to 0 (video).
-        residual: last block's output minus first block's input, ``[B, N, C]``; one tensor per stream of the model.
+        residual: last block's output minus first block's input, ``[B, N, C]``, one tensor per stream of the model; or
+            the model's output.
     """
 
     time: float
     residual: tuple[Tensor, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all streams."""
+        return sum(tensor.nbytes for tensor in self.residual)
 
-def hold(history: Sequence[ComputedResidual], time: float) -> tuple[Tensor, ...]:
-    """The residual of the last compute (AdaCache, Eq. 2). ``history`` is newest first."""
-    return history[0].residual
+
+def hold(times: Sequence[float], residuals: Sequence[Tensor], time: float) -> Tensor:
+    """The residual of the last compute (AdaCache, Eq. 2).
+
+    Args:
+        times: flow times of the last computes, newest first.
+        residuals: their residuals, any shape.
+        time: flow time of the skipped step.
+    """
+    return residuals[0]
 
 
-def forecast(history: Sequence[ComputedResidual], time: float) -> tuple[Tensor, ...]:
+def forecast(times: Sequence[float], residuals: Sequence[Tensor], time: float) -> Tensor:
     """The line through the last two computes, extended to ``time``; held while there is only one.
 
     Linear in flow time: higher orders lose at the gaps that are worth having, lower ones hold. Evaluated in float32.
     """
-    if len(history) < 2:
-        return hold(history, time)
-    last, before = history[0], history[1]
-    slope = (time - last.time) / (last.time - before.time)
-    return tuple(
-        new.float().add(new.float() - old.float(), alpha=slope)
-        for new, old in zip(last.residual, before.residual, strict=True)
-    )
+    if len(residuals) < 2:
+        return hold(times, residuals, time)
+    slope = (time - times[0]) / (times[0] - times[1])
+    new, old = residuals[0].float(), residuals[1].float()
+    return new.add(new - old, alpha=slope)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Replay:
 
     name: str
     order: int
-    residual: Callable[[Sequence[ComputedResidual], float], tuple[Tensor, ...]]
+    residual: Callable[[Sequence[float], Sequence[Tensor], float], Tensor]
 
 
 HOLD = Replay("hold", 1, hold)
@@ -62,3 +72,27 @@ def replay_named(name: str) -> Replay:
         if replay.name == name:
             return replay
     raise ConfigurationError(f'AdaCache: replay must be "hold" or "forecast", got {name!r}.')
+
+
+def repayment(times: Sequence[float], skipped: Sequence[tuple[float, float]], time: float, duration: float) -> float:
+    """How much of a compute's surprise to add to it, so as to undo half of the error of the steps skipped before it.
+
+    At a compute the replay for that very step is known to be wrong by ``residual - replayed``. Before the last compute
+    it was exact, so its error at a skipped step is about the ``phi(t) = prod (t - t_i) / (time - t_i)`` fold of that,
+    with t_i the computes that it looked back on. An Euler step integrates ``error x duration``; an error of this size
+    times the result at this step takes half of the sum back.
+
+    Args:
+        times: flow times t_i of the computes before this one, newest first.
+        skipped: flow time and duration (next time minus time) of the steps skipped since.
+        time, duration: of this step.
+
+    Returns:
+        Factor of ``residual - replayed``, within -4 and 4.
+    """
+
+    def phi(t: float) -> float:
+        return math.prod((t - computed) / (time - computed) for computed in times)
+
+    error = sum(skipped_duration * phi(skipped_time) for skipped_time, skipped_duration in skipped)
+    return max(-4.0, min(0.5 * error / duration, 4.0))

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from .errors import ShapeMismatchError
 from .replay import ComputedResidual
+
+
+@dataclass(frozen=True)
+class Storage:
+    """In which form and where residuals are kept.
+
+    Attributes:
+        form: ``"hidden"``, the hidden state's residual, exact; ``"output"``, the model's output, a small part of the
+            bytes and 1 to 3 dB less; ``"auto"``, hidden while the free memory holds it.
+        device: where they are kept; None is where they are computed.
+        free_memory: bytes that may be used on a device, for ``"auto"``; None where nobody knows.
+    """
+
+    form: str = "auto"
+    device: torch.device | None = None
+    free_memory: Callable[[torch.device], float] | None = None
+
+    def holds(self, computed: ComputedResidual, depth: int) -> bool:
+        """Whether there is room for ``depth`` computes of this size; as much again is needed to replay them."""
+        device = self.device or computed.residual[0].device
+        return self.free_memory is None or 2 * depth * computed.nbytes <= self.free_memory(device)
 
 
 class ResidualCache:
@@ -18,10 +41,12 @@ class ResidualCache:
 
     Args:
         depth: computes kept per condition, 1 for ``hold``, 2 for ``forecast``.
+        device: where they are kept; None is where they are computed.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, device: torch.device | None = None) -> None:
         self.depth = depth
+        self.device = device
         self._histories: dict[Hashable, tuple[ComputedResidual, ...]] = {}
 
     def __contains__(self, key: Hashable) -> bool:
@@ -31,8 +56,15 @@ class ResidualCache:
         """Computes of a condition, newest first; empty where there is none."""
         return self._histories.get(key, ())
 
-    def store(self, key: Hashable, computed: ComputedResidual) -> None:
-        """Keep a compute; one at the same time (a second model call of a step) takes the earlier one's place.
+    def store(self, key: Hashable, computed: ComputedResidual, again: bool = False) -> None:
+        """Keep a compute; one at the same time, or a second one of a step, takes the earlier one's place.
+
+        The model calls of a step lie so close together that a line through them tells nothing about the steps ahead.
+
+        Args:
+            key: the condition.
+            computed: its residual.
+            again: whether this step has stored one for the condition before.
 
         Raises:
             ShapeMismatchError: the residual has another shape than the condition's last one.
@@ -43,23 +75,20 @@ class ResidualCache:
                 f"AdaCache: a residual of shape {_shapes(computed.residual)} cannot follow one of shape "
                 f"{_shapes(history[0].residual)}. Give another key to a condition of another shape."
             )
-        if history and history[0].time == computed.time:
+        if history and (again or history[0].time == computed.time):
             history = history[1:]
+        if self.device is not None:
+            computed = replace(computed, residual=tuple(tensor.to(self.device) for tensor in computed.residual))
         self._histories[key] = (computed, *history)[: self.depth]
 
-    def discard(self, key: Hashable) -> None:
-        """Forget a condition."""
-        self._histories.pop(key, None)
+    def keep(self, keys: Collection[Hashable]) -> None:
+        """Forget all other conditions."""
+        self._histories = {key: history for key, history in self._histories.items() if key in keys}
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all residuals."""
-        return sum(
-            tensor.nbytes
-            for history in self._histories.values()
-            for computed in history
-            for tensor in computed.residual
-        )
+        return sum(computed.nbytes for history in self._histories.values() for computed in history)
 
 
 def _shapes(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import bisect
-import math
 import threading
 import time as clock
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from . import attach
-from .distance import distance_terms, l1_norm
+from .errors import ShapeMismatchError
 from .layouts import Layout
-from .motion import motion_terms, score_of_terms
-from .replay import ComputedResidual, Replay
-from .residual_cache import ResidualCache
+from .measurement import Measurement
+from .replay import ComputedResidual, Replay, repayment
+from .residual_cache import ResidualCache, Storage
 from .schedule import Schedule, flow_time
 from .statistics import RunStatistics, StepRecord
 
@@ -48,6 +48,10 @@ class CacheRun:
         sigmas: noise levels of the run, descending; the last one ends it and is not a step.
         statistics: filled in as the run goes; keeps numbers only.
         sigma_max: largest sigma of the model; at most 1 for flow models.
+        storage: in which form and where residuals are kept.
+        repays: a compute gives back half of the error of the skips before it; for samplers that take a plain step
+            along the model's output (Euler) or nearly so.
+        group: ranks that hold a part of the tokens each and must decide alike; None is one process.
         on_step: called after every finished step, e.g. to show progress.
     """
 
@@ -58,6 +62,9 @@ class CacheRun:
         sigmas: Sequence[float],
         statistics: RunStatistics,
         sigma_max: float = 1.0,
+        storage: Storage | None = None,
+        repays: bool = False,
+        group: ProcessGroup | None = None,
         on_step: Callable[[RunStatistics], None] | None = None,
     ) -> None:
         self._make_schedule = make_schedule
@@ -65,14 +72,22 @@ class CacheRun:
         self.replay = replay
         self.statistics = statistics
         self._ascending = [-sigma for sigma in sigmas[: self.schedule.total_steps]]
+        self._times = [flow_time(sigma, sigma_max) for sigma in sigmas]
         self._sigma_max = sigma_max
+        self._storage = storage or Storage()
+        self._outputs = self._storage.form == "output"
+        self._repays = repays
+        self._group = group
         self._on_step = on_step
-        self._cache = ResidualCache(replay.order)
+        self._cache = ResidualCache(replay.order, self._storage.device)
+        self._measured = Measurement(self.schedule.motion, group)
         self._conditions: set[Hashable] = set()
+        self._asked: set[Hashable] = set()  # conditions since the last compute
         self._step: StepRecord | None = None
+        self._skipped: list[int] = []  # steps since the last compute
         self._started = 0.0
-        self._terms: dict[Hashable, _Terms] = {}
         self._lock = threading.Lock()
+        statistics.storage = "output" if self._outputs else "hidden"
 
     def step_index(self, sigma: float) -> int:
         """Zero-based step a sigma belongs to: the last one whose noise level is not below it.
@@ -111,22 +126,35 @@ class CacheRun:
         time = flow_time(sigma, self._sigma_max)
         with self._lock:
             skips = self._enter(self.step_index(sigma), sigma, keys)
+            outputs = self._outputs
         if skips:
-            with attach.skipping(model, layout, lambda stream, before: self._replayed(stream, before, keys, time)):
+            with self._skipping(model, layout, keys, time):
                 yield True
             return
         residuals: dict[Hashable, list[Tensor]] = {key: [] for key in keys}
+        owed = 0.0 if outputs else self._owed(keys, time)
 
-        def record_residual(stream: int, before: Tensor, after: Tensor) -> None:
-            for key, old, new in zip(keys, before.chunk(len(keys)), after.chunk(len(keys)), strict=True):
-                residuals[key].append((new.float() - old.float()).to(new.dtype))
+        def keep(tensor: Tensor) -> None:
+            for key, part in zip(keys, tensor.chunk(len(keys)), strict=True):
+                residuals[key].append(part)
 
-        with attach.computing(model, layout, record_residual):
+        def record(stream: int, before: Tensor, after: Tensor) -> Tensor:
+            change = after.float() - before.float()
+            keep(change.to(after.dtype))
+            if owed == 0:
+                return after
+            return after.float() + owed * (change - self._predicted(stream, keys, time, after.device))
+
+        def record_output(index: int, output: Tensor) -> None:
+            keep(output.clone())  # the sampler may work on the output in place
+
+        with attach.computing_output(model, record_output) if outputs else attach.computing(model, layout, record):
             yield False
         with self._lock:
-            for key, residual in residuals.items():
-                if residual:
-                    self._store(key, ComputedResidual(time, tuple(residual)), layout, latent_shape, arguments)
+            if outputs == self._outputs:  # a call in another thread may have changed it
+                for key, residual in residuals.items():
+                    if residual:
+                        self._store(key, ComputedResidual(time, tuple(residual)), layout, latent_shape, arguments)
 
     def finish(self) -> RunStatistics:
         """Close the last step; the statistics are complete."""
@@ -136,20 +164,25 @@ class CacheRun:
 
     def _enter(self, step: int, sigma: float, keys: Sequence[Hashable]) -> bool:
         """Count a model call, after opening its step if it is the first; returns whether the call skips."""
+        left = self.statistics.steps[-1].step if self.statistics.steps else None
+        if self._step is not None and step == left == self._step.step - 1:
+            step += 1  # a sampler that looks ahead (heunpp2) comes back for the step that it just left
         if self._step is None or self._step.step != step:
             previous = -1 if self._step is None else self._step.step
             self._leave()
             if step < previous:
                 self.schedule = self._make_schedule()
-                self._cache = ResidualCache(self.replay.order)
+                self._forget()
             reason = self.schedule.reason(step)
             self._step = StepRecord(step, sigma, computed=reason != "skipped", reason=reason)
             self._started = clock.perf_counter()
         record = self._step
         self._conditions.update(keys)
+        self._asked.update(keys)
         self.statistics.conditions = len(self._conditions)
         record.calls += len(keys)
-        if not record.computed:
+        # By the schedule alone, or else it would depend on which condition comes first, in threads on chance.
+        if not self.schedule.computes(record.step):
             if all(key in self._cache for key in keys):
                 return True
             record.computed, record.reason = True, "nothing cached for a condition"
@@ -163,6 +196,12 @@ class CacheRun:
             return
         if record.computed:
             self._observe(record)
+            self._skipped.clear()
+            # Context windows that move leave residuals behind that nobody asks for again.
+            self._cache.keep(self._asked)
+            self._asked.clear()
+        else:
+            self._skipped.append(record.step)
         record.seconds = clock.perf_counter() - self._started
         self.statistics.steps.append(record)
         self._step = None
@@ -170,20 +209,14 @@ class CacheRun:
             self._on_step(self.statistics)
 
     def _observe(self, record: StepRecord) -> None:
-        terms, self._terms = list(self._terms.values()), {}
-        change, norm = _summed([term.distance for term in terms]) if terms else (0.0, 0.0)
-        if not math.isfinite(change + norm):
+        distance, motion_score, finite = self._measured.result()
+        self._measured = Measurement(self.schedule.motion, self._group)
+        if not finite:
             # A residual that is not a number must never be replayed; computing on shows the error in the video
             # just as it would without a cache.
-            self._cache = ResidualCache(self.replay.order)
+            self._forget()
             record.reason = "residual is not finite"
-            change, norm, terms = 0.0, 0.0, []
-        moved = [term.motion for term in terms if term.motion is not None]
-        observation = self.schedule.observe(
-            record.step,
-            change / norm if norm > 0 else None,
-            score_of_terms(torch.tensor(_summed(moved)).view_as(moved[0])) if moved else None,
-        )
+        observation = self.schedule.observe(record.step, distance, motion_score)
         record.rate = observation.rate
         record.distance = observation.distance
         record.motion_score = observation.motion_score
@@ -198,53 +231,70 @@ class CacheRun:
         latent_shape: tuple[int, ...] | None,
         arguments: Mapping[str, Any] | None,
     ) -> None:
-        if key not in self._terms:
+        if self._storage.form == "auto" and not self._outputs and not self._storage.holds(computed, self.replay.order):
+            # From now on outputs are kept; the next steps compute, since there is nothing to replay yet.
+            self._outputs = True
+            self.statistics.storage = "output"
+            self._forget()
+            return
+        self._measured.check(computed.residual)
+        again = key in self._measured
+        if not again:
             # The first call of a step is the one to measure: later calls of the same step follow it too closely.
-            self._terms[key] = self._measure(key, computed.residual[0], layout, latent_shape, arguments)
-        self._cache.store(key, computed)
+            history, current = self._cache.history(key), computed.residual[0]
+            self._measured.add(
+                key,
+                history[0].residual[0].to(current.device) if history else None,
+                current,
+                None if latent_shape is None else lambda tokens: layout.video_tokens(tokens, latent_shape, arguments),
+            )
+        self._cache.store(key, computed, again)
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, self._cache.nbytes)
 
-    def _measure(
-        self,
-        key: Hashable,
-        video: Tensor,
-        layout: Layout,
-        latent_shape: tuple[int, ...] | None,
-        arguments: Mapping[str, Any] | None,
-    ) -> _Terms:
-        history = self._cache.history(key)
-        if history:
-            distance = distance_terms(history[0].residual[0].to(video.device), video)
-        else:
-            # Nothing to compare with: no distance (norm 0), but a residual that is not finite shows in the sum.
-            size = l1_norm(video)
-            distance = torch.stack((size, torch.zeros_like(size)))
-        motion = self.schedule.motion
-        if motion is None or latent_shape is None:
-            return _Terms(distance)
-        of_video, frames = layout.video_tokens(video, latent_shape, arguments)
-        if frames <= max(motion.strides):
-            # The last block of frames of an autoregressive model may be a short one.
-            return _Terms(distance)
-        return _Terms(distance, motion_terms(of_video, frames, motion.strides))
+    def _forget(self) -> None:
+        self._cache = ResidualCache(self.replay.order, self._storage.device)
+        self._skipped.clear()
+
+    def _owed(self, keys: Sequence[Hashable], time: float) -> float:
+        """Factor of the surprise of a compute that is given back; 0 where nothing was skipped before it."""
+        step = self._step.step if self._step else 0
+        first_call = abs(time - self._times[step]) <= _SAME_SIGMA * time
+        histories = {tuple(computed.time for computed in self._cache.history(key)) for key in keys}
+        if not (self._repays and self._skipped and first_call and len(histories) == 1):
+            return 0.0
+        [times] = histories
+        durations = [after - before for before, after in pairwise(self._times)]
+        if not times or durations[step] == 0:
+            return 0.0
+        skipped = [(self._times[earlier], durations[earlier]) for earlier in self._skipped]
+        return repayment(times, skipped, time, durations[step])
+
+    def _skipping(
+        self, model: nn.Module, layout: Layout, keys: Sequence[Hashable], time: float
+    ) -> AbstractContextManager[None]:
+        if self._outputs:
+            return attach.skipping_output(model, lambda device: self._replayed_output(keys, time, device))
+        return attach.skipping(model, layout, lambda stream, before: self._replayed(stream, before, keys, time))
 
     def _replayed(self, stream: int, before: Tensor, keys: Sequence[Hashable], time: float) -> Tensor:
-        """``input + residual`` for every condition of the batch, in float32."""
-        replayed = []
-        for key, chunk in zip(keys, before.chunk(len(keys)), strict=True):
-            residual = self.replay.residual(self._cache.history(key), time)[stream]
-            replayed.append(chunk.float() + residual.to(chunk.device).float())
-        return torch.cat(replayed)
+        """``input + residual`` in float32."""
+        residual = self._predicted(stream, keys, time, before.device)
+        if residual.shape != before.shape:
+            raise ShapeMismatchError(
+                f"AdaCache: a residual of shape {tuple(residual.shape)} cannot be replayed onto a hidden state of shape "
+                f"{tuple(before.shape)}. This use of the model is not supported; bypass the AdaCache node."
+            )
+        return before.float() + residual
 
+    def _replayed_output(self, keys: Sequence[Hashable], time: float, device: torch.device) -> list[Tensor]:
+        kept = self._cache.history(keys[0])[0].residual
+        return [self._predicted(index, keys, time, device).to(part.dtype) for index, part in enumerate(kept)]
 
-@dataclass
-class _Terms:
-    """Sums of one condition at the current step; they stay on the device until the step is closed."""
-
-    distance: Tensor
-    motion: Tensor | None = None
-
-
-def _summed(terms: list[Tensor]) -> list[float]:
-    """Element-wise sum over conditions, exactly rounded, so that the order in which threads finish does not matter."""
-    return [math.fsum(values) for values in zip(*(term.flatten().tolist() for term in terms), strict=True)]
+    def _predicted(self, stream: int, keys: Sequence[Hashable], time: float, device: torch.device) -> Tensor:
+        """The residuals of all conditions at ``time``, stacked along the batch; a new tensor."""
+        predicted = []
+        for key in keys:
+            history = self._cache.history(key)
+            residuals = [computed.residual[stream].to(device) for computed in history]
+            predicted.append(self.replay.residual([computed.time for computed in history], residuals, time))
+        return torch.cat(predicted)

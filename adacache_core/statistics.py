@@ -47,6 +47,7 @@ class RunStatistics:
         total_steps: sampling steps of the run.
         steps: records of the steps so far.
         conditions: number of conditions seen, each with a residual of its own.
+        storage: what was kept, ``"hidden"`` or ``"output"``, see ``Storage``.
         cache_bytes: most bytes held by residuals at any time.
         finished: False while it runs, and after an interrupt or an error.
     """
@@ -55,6 +56,7 @@ class RunStatistics:
     total_steps: int
     steps: list[StepRecord] = field(default_factory=list)
     conditions: int = 0
+    storage: str = "hidden"
     cache_bytes: int = 0
     finished: bool = False
 

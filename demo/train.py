@@ -49,7 +49,7 @@ from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from scene_embedding import TEXT_DIM, embed_scene  # noqa: E402
 from scenes import Scene, render, sample_scene  # noqa: E402
 
-MINUTES = {"vae": 25, "latents": 5, "dit": 75, "decoder": 10}
+MINUTES = {"vae": 38, "latents": 6, "dit": 60}
 VAE_WIDTH = 8
 # (clips, frames, side) of a training batch: crops for variety, longer and larger ones because the decoder's causal
 # convolutions and its attention must not depend on the crop. All cost the same.
@@ -286,11 +286,12 @@ def fold_latent_statistics(vae: nn.Module, held_in: Tensor, device: str) -> None
     vae.conv2.bias -= vae.conv2.weight.flatten(1) @ offset
 
 
-def fit_vae(stage: str, vae: nn.Module, part: nn.Module, options: argparse.Namespace) -> None:
-    """Trains `part` of the VAE on crops of a pool of clips until the time is up."""
-    path, device = options.work / f"{stage}.pt", options.device
+def train_vae(options: argparse.Namespace) -> None:
+    """Trains the VAE on crops of a pool of clips, then gives its latents the statistics that ComfyUI expects."""
+    path, device = options.work / "vae.pt", options.device
     torch.manual_seed(options.seed)
-    optimizers, step, clock = build_optimizers(part, part), 0, Clock(options.minutes)
+    vae = build_vae().to(device)
+    optimizers, step, clock = build_optimizers(vae, vae), 0, Clock(options.minutes)
     if path.exists():
         state = torch.load(path, map_location=device)
         vae.load_state_dict(state["vae"])
@@ -298,7 +299,7 @@ def fit_vae(stage: str, vae: nn.Module, part: nn.Module, options: argparse.Names
     pool, held_out = clips(options.pool, options.seed)[1], clips(8, options.seed + 1_000_000)[1]
     batches = crops(pool, random.Random(options.seed + step))
     average = math.nan
-    print(f"{stage}: {len(pool)} clips drawn, starting at step {step}", flush=True)
+    print(f"vae: {len(pool)} clips drawn, starting at step {step}", flush=True)
     while clock.progress < 1:
         loss = vae_loss(vae, to_model(next(batches), device))
         descend(loss, vae, optimizers, clock)
@@ -306,24 +307,10 @@ def fit_vae(stage: str, vae: nn.Module, part: nn.Module, options: argparse.Names
         average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
         if clock.due(120) or clock.progress >= 1:
             save({"vae": vae.state_dict()} | progress_state(step, clock, optimizers), path)
-            say(stage, clock, step, f"loss {average:.4f} psnr {psnr(vae, held_out[:1], device)[0]:.1f}")
-    print("{}: held-out psnr {:.2f}, worst {:.2f}".format(stage, *psnr(vae, held_out, device)), flush=True)
-
-
-def train_vae(options: argparse.Namespace) -> None:
-    """Trains the VAE and gives its latents the statistics that ComfyUI expects."""
-    vae = build_vae().to(options.device)
-    fit_vae("vae", vae, vae, options)
-    fold_latent_statistics(vae, clips(16, options.seed)[1], options.device)
+            say("vae", clock, step, f"loss {average:.4f} psnr {psnr(vae, held_out[:1], device)[0]:.1f}")
+    print("vae: held-out psnr {:.2f}, worst {:.2f}".format(*psnr(vae, held_out, device)), flush=True)
+    fold_latent_statistics(vae, pool[:16], device)
     save({"vae": vae.state_dict()}, options.work / "vae_folded.pt")
-
-
-def train_decoder(options: argparse.Namespace) -> None:
-    """Goes on with the decoder alone: the diffusion model needs the latents to stay as they are."""
-    vae = build_vae().to(options.device)
-    vae.load_state_dict(torch.load(options.work / "vae_folded.pt", map_location=options.device)["vae"])
-    vae.requires_grad_(False)
-    fit_vae("decoder", vae, nn.ModuleList([vae.conv2, vae.decoder]).requires_grad_(True), options)
 
 
 # --- Latents ---------------------------------------------------------------------------------------------------------
@@ -475,8 +462,7 @@ def train_dit(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Writes what ComfyUI's loaders read: half precision, the averaged diffusion model, its head count as metadata."""
-    refined = options.work / "decoder.pt"
-    vae = torch.load(refined if refined.exists() else options.work / "vae_folded.pt", map_location="cpu")["vae"]
+    vae = torch.load(options.work / "vae_folded.pt", map_location="cpu")["vae"]
     write_weights(vae, options.out / "adacache_demo_vae.safetensors", None)
     dit = torch.load(options.work / "dit.pt", map_location="cpu")["average"]
     config = {"transformer": {"num_heads": DIT["num_heads"]}}  # comfy/model_detection.py would guess dim / 128
@@ -502,7 +488,6 @@ STAGES = {
     "vae": train_vae,
     "latents": encode_latents,
     "dit": train_dit,
-    "decoder": train_decoder,
     "export": export,
     "all": run_all,
 }
@@ -521,7 +506,7 @@ def main() -> None:
         stage.set_defaults(run=run)
         if name in MINUTES:
             stage.add_argument("--minutes", type=float, default=MINUTES[name])
-        if name in ("vae", "decoder", "all"):
+        if name in ("vae", "all"):
             stage.add_argument("--pool", type=int, default=128, help="clips that the VAE learns from")
         if name in ("latents", "all"):
             stage.add_argument("--clips", type=int, default=640, help="clips that the diffusion model learns from")

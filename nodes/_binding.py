@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import torch
+from comfy.model_management import get_free_memory
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 
@@ -18,6 +20,7 @@ from ..adacache_core import (
     Layout,
     MotionRegularization,
     RunStatistics,
+    Storage,
     flow_time,
     layout_of,
     make_schedule,
@@ -29,6 +32,10 @@ from .statistics_log import LoggedRun, StatisticsLog
 
 KEY = "adacache"
 _SKIPS = "adacache_skips"
+SAME_DEVICE, SYSTEM_MEMORY = "same device", "system memory"
+# Samplers that go along the model's output in plain steps, or nearly so: repayment gains 1 to 3 dB with them. UniPC's
+# history does not bear it.
+_REPAYING_SAMPLERS = ("sample_euler", "sample_dpmpp_2m", "sample_res_multistep")
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class CacheSettings:
     start_percent: float
     end_percent: float
     motion: MotionRegularization | None
+    storage: str = "auto"
+    cache_device: str = SAME_DEVICE
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -49,6 +58,12 @@ class CacheSettings:
             raise ConfigurationError(
                 f"AdaCache: start_percent must be below end_percent, both within 0 and 1, got {self.start_percent:g} "
                 f"and {self.end_percent:g}. Steps between them may be skipped; 0 and 1 allow all."
+            )
+        if self.storage not in ("auto", "hidden", "output"):
+            raise ConfigurationError(f'AdaCache: storage must be "auto", "hidden" or "output", got {self.storage!r}.')
+        if self.cache_device not in (SAME_DEVICE, SYSTEM_MEMORY):
+            raise ConfigurationError(
+                f'AdaCache: cache_device must be "{SAME_DEVICE}" or "{SYSTEM_MEMORY}", got {self.cache_device!r}.'
             )
 
 
@@ -101,7 +116,7 @@ class _Binding:
         latent_shapes = kwargs.get("latent_shapes") or [args[0].shape]
         original = guider.model_options
         _refuse_second_cache(original, [])
-        run = self._start(guider.model_patcher, args[3], latent_shapes[0])
+        run = self._start(guider.model_patcher, args[2], args[3], args[0].shape, latent_shapes[0])
         guider.model_options = create_model_options_clone(original)
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
         try:
@@ -122,7 +137,7 @@ class _Binding:
         latent_shape = tuple(kwargs["latent_shapes"][0] if "latent_shapes" in kwargs else args[0].shape)
         model = executor.class_obj.diffusion_model
         sigma = float(options["sigmas"][0])
-        keys = _condition_keys(options, args[0].shape)
+        keys = _condition_keys(options, args[0].shape, executor.class_obj)
         with run.call(model, self.layout, sigma, keys, latent_shape, kwargs) as skips:
             args, kwargs = _without_side_stacks(self.layout, args, kwargs) if skips else (_controlled(args), kwargs)
             return executor(*args, **kwargs)
@@ -143,11 +158,19 @@ class _Binding:
         conds = [None if group is None else [of(cond) for cond in group] for group in conds]
         return executor(model, conds, *args, **kwargs)
 
-    def _start(self, model: ModelPatcher, sigmas: Any, latent_shape: tuple[int, ...]) -> CacheRun:
+    def _start(
+        self,
+        model: ModelPatcher,
+        sampler: Any,
+        sigmas: Any,
+        noise_shape: tuple[int, ...],
+        latent_shape: tuple[int, ...],
+    ) -> CacheRun:
         settings, sampling = self.settings, model.get_model_object("model_sampling")
         if settings.motion is not None:
             settings.motion.check_frames(self.layout.token_grid(tuple(latent_shape))[0])
-        noise_levels = sigmas.tolist()
+        # Sorted, since a custom schedule may go back up (restart sampling) or upwards only (unsampling).
+        noise_levels = sorted(sigmas.tolist(), reverse=True)
         sigma_max = float(sampling.sigma_max)
         times = [flow_time(sigma, sigma_max) for sigma in noise_levels[:-1]]
         first, last = (float(sampling.percent_to_sigma(p)) for p in (settings.start_percent, settings.end_percent))
@@ -156,15 +179,26 @@ class _Binding:
         replay = replay_for(settings.preset, settings.replay)
         statistics = RunStatistics(self._in_force(len(times), replay.name), total_steps=len(times))
         self.log.append(LoggedRun(*executing_prompt(), statistics))
-
+        sampler_name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
         return CacheRun(
             lambda: make_schedule(settings.preset, times, replay, settings.motion, skippable, settings.codebook),
             replay,
             noise_levels,
             statistics,
             sigma_max,
+            self._storage(model, noise_shape),
+            repays=settings.preset in SPEEDUPS and sigma_max <= 1 and sampler_name in _REPAYING_SAMPLERS,
             on_step=reporter(self.node_id),
         )
+
+    def _storage(self, model: ModelPatcher, noise_shape: tuple[int, ...]) -> Storage:
+        def free_memory(device: torch.device) -> float:
+            # What a compute takes, for both conditions of guidance, has to stay free.
+            batch = [2 * noise_shape[0], *noise_shape[1:]]
+            return float(get_free_memory(device) - (model.model.memory_required(batch) if device.type != "cpu" else 0))
+
+        form = "hidden" if self.layout.keeps_hidden else self.settings.storage
+        return Storage(form, torch.device("cpu") if self.settings.cache_device == SYSTEM_MEMORY else None, free_memory)
 
     def _in_force(self, total_steps: int, replay: str) -> dict[str, Any]:
         """The settings of this run, JSON-safe, as the inspector shows them."""
@@ -177,6 +211,7 @@ class _Binding:
             "codebook": None if codebook is None else [list(entry) for entry in codebook.entries],
             "start_percent": settings.start_percent,
             "end_percent": settings.end_percent,
+            "cache_device": settings.cache_device,
             "motion_regularization": None if settings.motion is None else asdict(settings.motion),
             "family": self.layout.family,
         }
@@ -206,6 +241,10 @@ class _PostponedControl:
         """What to call for the ControlNet's residuals."""
         return partial(self._control.get_control, *args)
 
+    def get_instance_for_device(self, device: Any) -> _PostponedControl:
+        """The ControlNet's clone on another device, postponed too."""
+        return _PostponedControl(self._control.get_instance_for_device(device))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._control, name)
 
@@ -225,16 +264,20 @@ def _prefetch_nothing_on_a_skip(executor: Any, *args: Any, **kwargs: Any) -> Any
     return executor(*args, **kwargs)
 
 
-def _condition_keys(options: dict[str, Any], latent_shape: tuple[int, ...]) -> list[Hashable]:
+def _condition_keys(options: dict[str, Any], latent_shape: tuple[int, ...], model: Any) -> list[Hashable]:
     """One key per condition of the batch: everything that makes its residual another one.
 
-    Skip-layer guidance calls the model again with the positive condition's uuid and other replaced blocks; context
-    windows share the uuids and differ in their frames.
+    The uuid alone does not: a negative prompt gets copies of the positive one's regions, uuid included; skip-layer
+    guidance calls the model again with other replaced blocks; context windows differ in their frames; hooks change
+    the weights where a keyframe begins.
     """
-    replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
-    window = options.get("context_window")
+    uuids, window = options["uuids"], options.get("context_window")
     frames = None if window is None else tuple(window.index_list)
-    return [(uuid, replaced, frames, tuple(latent_shape[1:])) for uuid in options["uuids"]]
+    replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
+    hooks = getattr(model.current_patcher, "current_hooks", None)
+    strengths = () if hooks is None else tuple(hook.strength for hook in hooks.hooks)
+    shared = (frames, replaced, strengths, latent_shape[0] // len(uuids), *latent_shape[1:])
+    return [(uuid, index, *shared) for uuid, index in zip(uuids, options["cond_or_uncond"], strict=True)]
 
 
 def executing_prompt() -> tuple[str | None, str | None]:

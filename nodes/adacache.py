@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..adacache_core import PRESETS, Codebook, MotionRegularization
-from ._binding import CacheSettings, bind
+from ._binding import SAME_DEVICE, SYSTEM_MEMORY, CacheSettings, bind
 from .types import Motion, Statistics
 
 
@@ -75,6 +75,25 @@ class AdaCache(io.ComfyNode):
                         "than a threshold per step, the next compute comes after that many steps."
                     ),
                 ),
+                io.Combo.Input(
+                    "storage",
+                    options=["auto", "hidden", "output"],
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What is kept between steps. hidden is closest to the uncached video, output needs far less "
+                        "memory. auto is hidden as long as it fits into the free memory."
+                    ),
+                ),
+                io.Combo.Input(
+                    "cache_device",
+                    options=[SAME_DEVICE, SYSTEM_MEMORY],
+                    default=SAME_DEVICE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where it is kept. System memory frees the GPU's and is slower.",
+                ),
                 Motion.Input(
                     "moreg",
                     display_name="MoReg",
@@ -102,8 +121,10 @@ class AdaCache(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         codebook: str,
+        storage: str = "auto",
+        cache_device: str = SAME_DEVICE,
         moreg: MotionRegularization | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
-        settings = CacheSettings(preset, custom, replay, start_percent, end_percent, moreg)
+        settings = CacheSettings(preset, custom, replay, start_percent, end_percent, moreg, storage, cache_device)
         return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))

@@ -185,11 +185,11 @@ def test_family_skip_on_unchanged_input_equals_the_compute(tiny: Tiny) -> None:
 
 @every_family
 def test_family_moreg_sees_the_video_tokens_and_no_others(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adacache.adacache_core import MotionRegularization, ResidualCache, run
+    from adacache.adacache_core import MotionRegularization, ResidualCache, measurement
 
     moved: list[tuple[Tensor, int]] = []
     residuals: list[Tensor] = []
-    motion_terms, store = run.motion_terms, ResidualCache.store
+    motion_terms, store = measurement.motion_terms, ResidualCache.store
 
     def seeing_motion_terms(video: Tensor, frames: int, strides: tuple[int, ...]) -> Tensor:
         moved.append((video, frames))
@@ -199,7 +199,7 @@ def test_family_moreg_sees_the_video_tokens_and_no_others(tiny: Tiny, monkeypatc
         residuals.append(computed.residual[0])
         store(self, key, computed)
 
-    monkeypatch.setattr(run, "motion_terms", seeing_motion_terms)
+    monkeypatch.setattr(measurement, "motion_terms", seeing_motion_terms)
     monkeypatch.setattr(ResidualCache, "store", seeing_store)
     patched, statistics = tiny.bind("balanced", motion=MotionRegularization())
     sample(patched, tiny.row, STEPS)

@@ -7,20 +7,53 @@ import torch
 from torch import nn
 
 from adacache_core import Blocks, Layout, ShapeMismatchError, Stream, UnsupportedModelError, layout_of
-from adacache_core.attach import computing, shadowed, skipping
+from adacache_core.attach import computing, computing_output, shadowed, skipping, skipping_output
 
 from .doubling import LAYOUT, Doubling, DoublingModel, InPlaceDoubling, ones
 
 
+def keeping(recorded):
+    """A ``record`` that changes nothing."""
+
+    def record(stream, before, after):
+        recorded.append((stream, before, after))
+        return after
+
+    return record
+
+
 def test_a_computed_call_reports_the_stack_input_and_output():
     model, recorded = DoublingModel(), []
-    with computing(model, LAYOUT, lambda *values: recorded.append(values)):
+    with computing(model, LAYOUT, keeping(recorded)):
         output = model(ones(1))
     [(stream, before, after)] = recorded
     assert stream == 0
     assert torch.equal(before, ones(1))
     assert torch.equal(after, ones(8))
     assert torch.equal(output, ones(8))
+
+
+def test_the_head_sees_what_record_returns():
+    model = DoublingModel()
+    with computing(model, LAYOUT, lambda stream, before, after: after + 5):
+        assert torch.equal(model(ones(1)), ones(13))
+
+
+def test_the_output_is_reported_and_replayed_without_the_model():
+    model, recorded = DoublingModel(), []
+    with computing_output(model, lambda index, output: recorded.append((index, output))):
+        output = model(ones(1))
+    [(index, seen)] = recorded
+    assert index == 0
+    assert seen is output
+    assert torch.equal(output, ones(8))
+    with skipping_output(model, lambda device: [ones(5)]):
+        assert torch.equal(model(ones(1)), ones(5))
+    assert model.block_calls == 3, "the skip ran no block"
+    assert torch.equal(model.head.seen, ones(8)), "the skip ran the head"
+    with skipping_output(model, lambda device: [ones(5), ones(6)]):
+        assert [part[0, 0, 0].item() for part in model(ones(1))] == [5, 6]
+    assert "forward" not in model.__dict__
 
 
 def test_on_a_skip_the_head_sees_the_input_plus_the_residual_and_no_block_runs():
@@ -36,7 +69,7 @@ def test_on_a_skip_the_head_sees_the_input_plus_the_residual_and_no_block_runs()
 def test_the_note_survives_blocks_that_work_in_place(mode):
     model, recorded = DoublingModel(InPlaceDoubling), []
     if mode == "compute":
-        with computing(model, LAYOUT, lambda *values: recorded.append(values)):
+        with computing(model, LAYOUT, keeping(recorded)):
             model(ones(1))
         assert torch.equal(recorded[0][1], ones(1))
     else:
@@ -55,7 +88,7 @@ def test_what_is_added_between_blocks_is_not_counted_twice():
             return self.head(hidden)
 
     model, recorded = WithControl(), []
-    with computing(model, LAYOUT, lambda *values: recorded.append(values)):
+    with computing(model, LAYOUT, keeping(recorded)):
         computed = model(ones(1))
     assert torch.equal(computed, ones(78))  # ((1 * 2 + 10) * 2 + 10) * 2 + 10
     residual = recorded[0][2] - recorded[0][1]
@@ -117,7 +150,7 @@ def test_a_bypassed_first_block_is_not_recorded():
 
     recorded = []
     model = Bypassing()
-    with computing(model, LAYOUT, lambda *values: recorded.append(values)):
+    with computing(model, LAYOUT, keeping(recorded)):
         assert torch.equal(model(ones(3)), ones(3))
     assert recorded == []
 
@@ -129,7 +162,7 @@ def test_a_head_that_sees_another_shape_is_refused():
 
     model = Shrinking()
     expected = r"\(1, 4, 2\) before the blocks and \(1, 4, 1\) at the head"
-    with pytest.raises(ShapeMismatchError, match=expected), computing(model, LAYOUT, lambda *values: None):
+    with pytest.raises(ShapeMismatchError, match=expected), computing(model, LAYOUT, keeping([])):
         model(ones())
 
 

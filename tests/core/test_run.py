@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from adacache_core import FORECAST, HOLD, CacheRun, Codebook, CodebookSchedule, RunStatistics, ShapeMismatchError
-from adacache_core.replay import ComputedResidual, forecast
-from adacache_core.residual_cache import ResidualCache
+from adacache_core.replay import ComputedResidual, forecast, repayment
+from adacache_core.residual_cache import ResidualCache, Storage
 
 from .doubling import LAYOUT, DoublingModel, ones
 
@@ -55,9 +55,62 @@ def test_forecast_extends_the_line_through_the_last_two_computes():
 
 
 def test_forecast_by_hand():
-    history = [ComputedResidual(0.5, (ones(4),)), ComputedResidual(0.75, (ones(3),))]
-    assert torch.equal(forecast(history, 0.25)[0], ones(5))
-    assert torch.equal(forecast(history[:1], 0.25)[0], ones(4)), "one compute is held"
+    assert torch.equal(forecast([0.5, 0.75], [ones(4), ones(3)], 0.25), ones(5))
+    assert torch.equal(forecast([0.5], [ones(4)], 0.25), ones(4)), "one compute is held"
+
+
+def test_repayment_by_hand():
+    # Computes at 0.75 and 0.5, skips at 0.375 and 0.25, a compute at 0.125; each step lasts 0.125 but the last two.
+    # phi(t) = (t - 0.5)(t - 0.75) / ((0.125 - 0.5)(0.125 - 0.75)) is 0.2 at 0.375 and 0.125 / 0.234375 at 0.25.
+    skipped = [(0.375, -0.125), (0.25, -0.125)]
+    expected = 0.5 * (0.2 + 0.125 / 0.234375)
+    assert repayment([0.5, 0.75], skipped, 0.125, -0.125) == pytest.approx(expected)
+    # One compute at 0.5: phi is 1/3 and 2/3.
+    assert repayment([0.5], skipped, 0.125, -0.125) == pytest.approx(0.5)
+    assert repayment([0.5], skipped, 0.125, -0.001) == 4.0, "a short step does not give back without bounds"
+
+
+def test_a_compute_after_skips_gives_half_of_their_error_back():
+    model, run = DoublingModel(), new_run(repays=True)
+    # Step 5 computes after 2, 3, 4 were skipped. Residual 7 held since step 1, 14 at step 5: the surprise is 7.
+    # With one compute to look back on, phi is 1/4, 2/4, 3/4 at the skipped steps: factor 0.5 x 1.5 = 0.75.
+    seen = sample(run, model, values=[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2])
+    assert seen[:5] == [8] * 5
+    assert seen[5] == pytest.approx(16 + 0.75 * 7)
+    assert seen[6:] == [16] * 6, "the residual is kept as it is, and nothing is owed after steps that were exact"
+
+
+def test_kept_outputs_are_replayed_without_the_model():
+    model, run = DoublingModel(), new_run(FORECAST, storage=Storage("output"))
+    outputs = []
+    for step in range(6):
+        with run.call(model, LAYOUT, SIGMAS[step], ("a", "b")):
+            outputs.append(model(ones(1 + step, batch=2)))
+        outputs[-1] += 100  # as a sampler may
+    # Computed at 0, 1 and 5: 8 and 16, whose line goes on with 24, 32, 40 whatever the input is.
+    assert [output[0, 0, 0].item() - 100 for output in outputs] == pytest.approx([8, 16, 24, 32, 40, 48])
+    assert model.block_calls == 3 * 3
+    assert run.statistics.storage == "output"
+    assert run.statistics.cache_bytes == 2 * 2 * 4 * 2 * 4
+
+
+def test_outputs_are_kept_where_the_hidden_state_would_not_fit():
+    hidden = 4 * 2 * 4  # bytes of one residual; two computes of each of two conditions, and as much to replay them
+    for free, form, computed in ((2 * 2 * hidden, "hidden", COMPUTED), (2 * 2 * hidden - 1, "output", [0, 1, 2, 6])):
+        storage = Storage("auto", free_memory=lambda device, free=free: free)
+        model, run = DoublingModel(), new_run(FORECAST, storage=storage)
+        sample(run, model)
+        statistics = run.finish()
+        assert statistics.storage == form
+        assert [record.step for record in statistics.steps if record.computed][:4] == computed[:4]
+        assert statistics.cache_bytes == 2 * hidden
+
+
+def test_residuals_are_kept_on_the_chosen_device():
+    model, run = DoublingModel(), new_run(storage=Storage("hidden", device=torch.device("meta")))
+    with run.call(model, LAYOUT, SIGMAS[0], ("a",)):
+        model(ones())
+    assert run._cache.history("a")[0].residual[0].device.type == "meta"
 
 
 def test_statistics_tell_what_happened():
@@ -199,9 +252,7 @@ class TestResidualCache:
         assert cache.nbytes == 2 * 3 * 2 * 4
         cache.store("b", ComputedResidual(1.0, (torch.zeros(2, 2, dtype=torch.bfloat16), torch.zeros(3))))
         assert cache.nbytes == 48 + 8 + 12
-        cache.discard("a")
-        assert "a" not in cache
-        assert cache.nbytes == 20
+        assert "c" not in cache
 
     def test_a_second_compute_at_the_same_time_replaces_the_first(self):
         cache = ResidualCache(depth=2)

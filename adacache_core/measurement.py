@@ -1,0 +1,91 @@
+"""What a computed step tells the schedule: distance and motion score, over all conditions of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from .distance import distance_terms, l1_norm
+from .motion import MotionRegularization, motion_terms, score_of_terms
+from .parallel import gather_tokens, sum_over
+
+
+class Measurement:
+    """Sums of one step, condition by condition; they stay on the device until ``result`` is asked for.
+
+    Args:
+        motion: MoReg settings, or None.
+        group: ranks that hold a part of the tokens each, or None.
+    """
+
+    def __init__(self, motion: MotionRegularization | None, group: ProcessGroup | None = None) -> None:
+        self._motion = motion
+        self._group = group
+        self._terms: dict[Hashable, _Terms] = {}
+        self._sums: list[Tensor] = []
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._terms
+
+    def add(
+        self,
+        key: Hashable,
+        previous: Tensor | None,
+        current: Tensor,
+        video: Callable[[Tensor], tuple[Tensor, int]] | None,
+    ) -> None:
+        """Take in the residual of a condition.
+
+        Args:
+            key: the condition.
+            previous, current: its last two residuals, on one device; None where there is only one.
+            video: finds the video's tokens ``[B, N, C]`` and number of frames in a residual; None where nobody knows.
+        """
+        if previous is not None:
+            distance = distance_terms(previous, current)
+        else:
+            # Nothing to compare with: no distance (norm 0), but a residual that is not finite shows in the sum.
+            size = l1_norm(current)
+            distance = torch.stack((size, torch.zeros_like(size)))
+        self._terms[key] = _Terms(sum_over(self._group, distance), self._moved(current, video))
+
+    def check(self, residual: Sequence[Tensor]) -> None:
+        """Take in whether residuals are finite: of every call of the step and of every stream of the model."""
+        # A sum, since it needs no memory of a residual's size; it is finite where all that goes into it is.
+        sums = torch.stack([tensor.sum(dtype=torch.float32).double() for tensor in residual])
+        self._sums.append(sum_over(self._group, sums))
+
+    def _moved(self, current: Tensor, video: Callable[[Tensor], tuple[Tensor, int]] | None) -> Tensor | None:
+        if self._motion is None or video is None:
+            return None
+        tokens, frames = video(gather_tokens(self._group, current))
+        if frames <= max(self._motion.strides):
+            # The last block of frames of an autoregressive model may be a short one.
+            return None
+        return motion_terms(tokens, frames, self._motion.strides)
+
+    def result(self) -> tuple[float | None, float | None, bool]:
+        """Distance and raw motion score, None where there was nothing to compare; and whether all was finite."""
+        terms = list(self._terms.values())
+        change, norm = _summed([term.distance for term in terms]) if terms else (0.0, 0.0)
+        if not (math.isfinite(change + norm) and all(total.isfinite().all() for total in self._sums)):
+            return None, None, False
+        moved = [term.motion for term in terms if term.motion is not None]
+        score = score_of_terms(torch.tensor(_summed(moved)).view_as(moved[0])) if moved else None
+        return change / norm if norm > 0 else None, score, True
+
+
+@dataclass
+class _Terms:
+    distance: Tensor
+    motion: Tensor | None
+
+
+def _summed(terms: list[Tensor]) -> list[float]:
+    """Element-wise sum over conditions, exactly rounded, so that the order in which threads finish does not matter."""
+    return [math.fsum(values) for values in zip(*(term.flatten().tolist() for term in terms), strict=True)]
