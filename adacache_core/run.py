@@ -82,7 +82,7 @@ class CacheRun:
         self._cache = ResidualCache(replay.order, self._storage.device)
         self._measured = Measurement(self.schedule.motion, group)
         self._conditions: set[Hashable] = set()
-        self._asked: set[Hashable] = set()  # conditions since the last compute
+        self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
         self._step: StepRecord | None = None
         self._skipped: list[int] = []  # steps since the last compute
         self._started = 0.0
@@ -194,12 +194,13 @@ class CacheRun:
         record = self._step
         if record is None:
             return
-        if record.computed:
-            self._observe(record)
-            self._skipped.clear()
+        if self.schedule.computes(record.step):
             # Context windows that move leave residuals behind that nobody asks for again.
             self._cache.keep(self._asked)
             self._asked.clear()
+        if record.computed:
+            self._observe(record)
+            self._skipped.clear()
         else:
             self._skipped.append(record.step)
         record.seconds = clock.perf_counter() - self._started
