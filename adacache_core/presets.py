@@ -13,7 +13,7 @@ from .schedule import CodebookSchedule, PlannedSchedule, Schedule
 # Ratio of all steps to computed steps; planned ahead, see PlannedSchedule.
 SPEEDUPS = {"quality": 1.6, "balanced": 2.2, "fast": 3.2}
 PAPER = {"paper-fast": PAPER_FAST, "paper-slow": PAPER_SLOW}
-PRESETS = ("balanced", "quality", "fast", "paper-fast", "paper-slow", "custom")
+PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom")
 
 
 def replay_for(preset: str, choice: str = "auto") -> Replay:
@@ -32,6 +32,18 @@ def codebook_for(preset: str, total_steps: int, custom: Codebook | None = None) 
     return nearest(PAPER[preset], total_steps) if preset in PAPER else None
 
 
+def planned_speedup(preset: str, target: float | None = None) -> float | None:
+    """Ratio of all steps to computed steps that a planned preset aims at; None for those with a codebook."""
+    if preset == "target":
+        if target is None or not target >= 1:
+            raise ConfigurationError(
+                f'AdaCache: preset "target" needs a target_speedup of 1 or more, got {target}. 2 computes every second '
+                f"step on average."
+            )
+        return target
+    return SPEEDUPS.get(preset)
+
+
 def make_schedule(
     preset: str,
     times: Sequence[float],
@@ -39,6 +51,7 @@ def make_schedule(
     motion: MotionRegularization | None = None,
     skippable: range | None = None,
     custom: Codebook | None = None,
+    target_speedup: float | None = None,
 ) -> Schedule:
     """A fresh schedule for one run.
 
@@ -49,13 +62,14 @@ def make_schedule(
         motion: MoReg settings, or None.
         skippable: steps that may be skipped at all.
         custom: the codebook of preset ``custom``.
+        target_speedup: of preset ``target``, 1 or more.
 
     Raises:
-        ConfigurationError: an unknown preset, or ``custom`` without a codebook.
+        ConfigurationError: an unknown preset, ``custom`` without a codebook, ``target`` without a speedup.
     """
     if preset not in PRESETS:
         raise ConfigurationError(f"AdaCache: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
     codebook = codebook_for(preset, len(times), custom)
     if codebook is not None:
         return CodebookSchedule(codebook, len(times), motion, skippable)
-    return PlannedSchedule(times, SPEEDUPS[preset], replay.order, motion, skippable)
+    return PlannedSchedule(times, planned_speedup(preset, target_speedup) or 1.0, replay.order, motion, skippable)

@@ -26,7 +26,7 @@ from ..adacache_core import (
     make_schedule,
     replay_for,
 )
-from ..adacache_core.presets import SPEEDUPS, codebook_for
+from ..adacache_core.presets import codebook_for, planned_speedup
 from .progress import reporter
 from .statistics_log import LoggedRun, StatisticsLog
 
@@ -50,10 +50,12 @@ class CacheSettings:
     motion: MotionRegularization | None
     storage: str = "auto"
     cache_device: str = SAME_DEVICE
+    target_speedup: float = 2.0
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ConfigurationError(f"AdaCache: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
+        planned_speedup(self.preset, self.target_speedup)
         if not 0 <= self.start_percent < self.end_percent <= 1:
             raise ConfigurationError(
                 f"AdaCache: start_percent must be below end_percent, both within 0 and 1, got {self.start_percent:g} "
@@ -177,17 +179,20 @@ class _Binding:
         within = [step for step, sigma in enumerate(noise_levels[:-1]) if last < sigma <= first]
         skippable = range(within[0], within[-1] + 1) if within else range(0)
         replay = replay_for(settings.preset, settings.replay)
+        planned = planned_speedup(settings.preset, settings.target_speedup)
         statistics = RunStatistics(self._in_force(len(times), replay.name), total_steps=len(times))
         self.log.append(LoggedRun(*executing_prompt(), statistics))
         sampler_name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
         return CacheRun(
-            lambda: make_schedule(settings.preset, times, replay, settings.motion, skippable, settings.codebook),
+            lambda: make_schedule(
+                settings.preset, times, replay, settings.motion, skippable, settings.codebook, settings.target_speedup
+            ),
             replay,
             noise_levels,
             statistics,
             sigma_max,
             self._storage(model, noise_shape),
-            repays=settings.preset in SPEEDUPS and sigma_max <= 1 and sampler_name in _REPAYING_SAMPLERS,
+            repays=planned is not None and sigma_max <= 1 and sampler_name in _REPAYING_SAMPLERS,
             on_step=reporter(self.node_id),
         )
 
@@ -207,7 +212,7 @@ class _Binding:
         return {
             "preset": settings.preset,
             "replay": replay,
-            "planned_speedup": SPEEDUPS.get(settings.preset),
+            "planned_speedup": planned_speedup(settings.preset, settings.target_speedup),
             "codebook": None if codebook is None else [list(entry) for entry in codebook.entries],
             "start_percent": settings.start_percent,
             "end_percent": settings.end_percent,

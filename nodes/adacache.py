@@ -33,8 +33,9 @@ class AdaCache(io.ComfyNode):
                     default="balanced",
                     tooltip=(
                         "How much to skip. balanced computes about 1 step in 2, quality 2 in 3, fast 1 in 3, placed "
-                        "where the video needs them. paper-fast and paper-slow are the published AdaCache settings, "
-                        "which decide from the video. custom uses the codebook below."
+                        "where the video needs them; target computes as many as target_speedup asks for. paper-fast "
+                        "and paper-slow are the published AdaCache settings, which decide from the video. custom uses "
+                        "the codebook below."
                     ),
                 ),
                 io.Combo.Input(
@@ -74,6 +75,16 @@ class AdaCache(io.ComfyNode):
                         "For preset custom: threshold:rate pairs, thresholds ascending. Where the video changes less "
                         "than a threshold per step, the next compute comes after that many steps."
                     ),
+                ),
+                io.Float.Input(
+                    "target_speedup",
+                    default=2.0,
+                    min=1.0,
+                    max=8.0,
+                    step=0.1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For preset target: all steps over computed steps; the time saved comes close to it.",
                 ),
                 io.Combo.Input(
                     "storage",
@@ -121,10 +132,13 @@ class AdaCache(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         codebook: str,
+        target_speedup: float = 2.0,
         storage: str = "auto",
         cache_device: str = SAME_DEVICE,
         moreg: MotionRegularization | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
-        settings = CacheSettings(preset, custom, replay, start_percent, end_percent, moreg, storage, cache_device)
+        settings = CacheSettings(
+            preset, custom, replay, start_percent, end_percent, moreg, storage, cache_device, target_speedup
+        )
         return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))

@@ -140,8 +140,11 @@ def test_flow_time_maps_large_sigmas_into_one():
 
 
 def test_presets_choose_schedule_and_replay():
-    assert [replay_for(preset).name for preset in PRESETS] == ["forecast"] * 3 + ["hold"] * 2 + ["forecast"]
+    assert [replay_for(preset).name for preset in PRESETS] == ["forecast"] * 4 + ["hold"] * 2 + ["forecast"]
     assert replay_for("balanced", "hold") is HOLD
+    assert len(make_schedule("target", shifted(30), FORECAST, target_speedup=3.0).steps) == 10
+    with pytest.raises(ConfigurationError, match=r"needs a target_speedup of 1 or more, got 0\.9"):
+        make_schedule("target", shifted(30), FORECAST, target_speedup=0.9)
     custom = Codebook(((0.5, 2),))
     assert make_schedule("custom", shifted(30), HOLD, custom=custom).codebook is custom
     with pytest.raises(ConfigurationError, match='preset "custom" needs a codebook'):
