@@ -110,7 +110,19 @@ def with_widget(workflow: Json, node_type: str, name: str, value: Any, object_in
     return changed
 
 
-# --- Widgets ---------------------------------------------------------------------------------------------------------
+# --- Sockets and widgets ---------------------------------------------------------------------------------------------
+
+
+def sockets_of(definition: Json) -> list[tuple[str, Any, bool]]:
+    """Name, type, and whether it is optional, of each input that can be linked."""
+    optional = definition["input"].get("optional") or {}
+    specifications = _specifications(definition["input"])
+    return [(name, kind, name in optional) for name, kind, options in specifications if not options.get("socketless")]
+
+
+def widgets_of(definition: Json) -> list[tuple[str | None, Any]]:
+    """Name and default of each widget, in the order of ``widgets_values``; a control of another one has no name."""
+    return [(widget.name, widget.default) for widget in _widgets(definition["input"], [])]
 
 
 def _widgets(inputs: Json, values: list[Any], prefix: str = "", start: int = 0) -> list[_Widget]:

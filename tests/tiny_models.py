@@ -580,6 +580,15 @@ FAMILIES = (
         conditioning=lambda: {"concat_latent_image": noise(1, 16, 5, 8, 6)},
     ),
     Family(
+        "CogVideoX_Inpaint",
+        "comfy.ldm.cogvideo.model:CogVideoXTransformer3DModel",
+        {**_COG, "in_channels": 48, "patch_size_t": 2},
+        ((1, 16, 5, 8, 6),),
+        (3, 4, 3),
+        ("comfy.ldm.cogvideo.model:CogVideoXBlock",),
+        conditioning=lambda: {"concat_latent_image": noise(1, 32, 5, 8, 6)},
+    ),
+    Family(
         "Kandinsky5",
         "comfy.ldm.kandinsky5.model:Kandinsky5",
         {
@@ -678,11 +687,16 @@ def state_dict(row: Family) -> dict[str, Tensor]:
     return model.state_dict()
 
 
+def metadata(row: Family) -> dict[str, str]:
+    """The checkpoint's metadata; ``shrink`` is what ComfyUI's detection would have to be told (see ``load``)."""
+    found = {} if row.metadata is None else {"config": json.dumps({"transformer": row.metadata})}
+    return {**found, "shrink": json.dumps(row.shrink)} if row.shrink else found
+
+
 def load(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     """A tiny model of a family as a ``ModelPatcher``, through ComfyUI's detection and loader."""
     row = family(name)
     weights = state_dict(row)
-    metadata = None if row.metadata is None else {"config": json.dumps({"transformer": row.metadata})}
     detection = importlib.import_module("comfy.model_detection")
     detect = detection.detect_unet_config
 
@@ -694,7 +708,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
         if row.shrink:
             detection.detect_unet_config = detect_shrunk
         patcher = importlib.import_module("comfy.sd").load_diffusion_model_state_dict(
-            weights, model_options={"dtype": dtype, **options}, metadata=metadata
+            weights, model_options={"dtype": dtype, **options}, metadata=metadata(row)
         )
     finally:
         detection.detect_unet_config = detect

@@ -1,0 +1,53 @@
+"""Writes ``workflows/``: the graphs and their pictures.
+
+python -m demo.gallery             # asks a real server for the nodes' schemas
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from demo.comfyui import REPOSITORY, ComfyServer
+from demo.gallery.catalogue import RECIPES
+from demo.gallery.graph import Graph
+from demo.gallery.notes import write_note
+from demo.gallery.parts import Recipe
+from demo.workflow import Json
+
+WORKFLOWS = REPOSITORY / "workflows"
+
+
+def make(recipe: Recipe, schemas: Json) -> Json:
+    """A recipe's workflow: the note, which names the files of all loaders, then the recipe's own nodes."""
+    graph = Graph(recipe.name, schemas)
+    graph.column("Read me", 460)
+    note = graph.note(f"Read me: {recipe.title}", height=860)
+    recipe.build(graph, recipe)
+    note.json["widgets_values"] = [write_note(recipe, graph.files)]
+    return graph.to_json()
+
+
+def dumps(value: Any, indent: str = "") -> str:
+    """JSON in which what holds nothing nested has a line of its own, so that a diff shows slots and links."""
+    parts = list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    if not any(isinstance(part, (dict, list)) for part in parts):
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + "  "
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(parts)
+    lines = [f"{inner}{key}{dumps(part, inner)}" for key, part in zip(keys, parts, strict=True)]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n" + ",\n".join(lines) + f"\n{indent}{end}"
+
+
+def main() -> None:
+    with ComfyServer() as server:
+        schemas = server.object_info()
+    for recipe in RECIPES:
+        path = WORKFLOWS / f"{recipe.name}.json"
+        path.write_text(f"{dumps(make(recipe, schemas))}\n", encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The note inside each graph: what to download into which folder, what AdaCache does here, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from adacache_core.presets import SPEEDUPS
+from adacache_core.schedule import PlannedSchedule
+from demo.gallery.parts import Recipe
+from demo.workflow import Json
+
+_NOTE = """## {title}
+
+{about}
+
+### 1. Files
+
+{files}
+
+Where one is missing, ComfyUI says so when it opens this graph, and offers the download.
+
+### 2. Run
+
+{run}
+
+### 3. AdaCache
+
+**AdaCache** stands between the model and the sampler. Its preset *balanced* computes {balanced} of the {total} steps \
+here and replays the others. The **AdaCache Inspector** shows which, and how long each took.
+
+- **Not good enough?** Preset *quality*: {quality} of {total} steps. Still not: under *advanced* set `start_percent` \
+to 0.2, so that the first fifth is always computed.
+- **Fast enough to try prompts?** Preset *fast*: {fast} of {total} steps.
+- **Much motion?** Plug **MoReg Settings** into AdaCache: what moves gets more steps.
+- **Compare:** select AdaCache, press Ctrl+B. Bypassed, every step is computed; the seed is fixed, so that the videos \
+can be compared.{extra}
+
+### 4. Out of memory?
+
+{memory}
+"""
+
+
+def write_note(recipe: Recipe, files: list[Json]) -> str:
+    """The note's Markdown; ``files`` are the model files that the graph loads."""
+    computed = {preset: sum(computed_steps(preset, total) for total in recipe.steps) for preset in SPEEDUPS}
+    return _NOTE.format(
+        title=f"{recipe.title}: {recipe.task}",
+        about=recipe.about,
+        run=recipe.run,
+        memory=recipe.memory,
+        extra=f"\n- {recipe.extra}" if recipe.extra else "",
+        files=_table(files),
+        total=sum(recipe.steps),
+        **computed,
+    ).strip()
+
+
+def computed_steps(preset: str, total: int) -> int:
+    """How many steps of a run a planned preset computes; where they are depends on the noise levels."""
+    return len(planned(preset, [1 - step / total for step in range(total)]))
+
+
+def planned(preset: str, times: list[float]) -> tuple[int, ...]:
+    """The steps that a preset computes at these flow times."""
+    return PlannedSchedule(times, SPEEDUPS[preset]).steps
+
+
+def _table(files: Iterable[Json]) -> str:
+    rows = [f"| [{file['name']}]({file['url']}) | `models/{file['directory']}` |" for file in files]
+    return "\n".join(["| file | folder |", "|---|---|", *rows])

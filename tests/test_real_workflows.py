@@ -1,0 +1,149 @@
+"""The shipped workflows on a real server, with tiny models under the very file names that they ask for."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from stand_ins import DIFFUSION_MODELS, write
+
+from demo.comfyui import REPOSITORY, ComfyServer, PromptRun, default_packs
+from demo.gallery.__main__ import WORKFLOWS, dumps, make
+from demo.gallery.catalogue import RECIPES
+from demo.workflow import nodes_of_type, to_prompt
+
+PATHS = {recipe.name: WORKFLOWS / f"{recipe.name}.json" for recipe in RECIPES}
+RECIPE = {recipe.name: recipe for recipe in RECIPES}
+# What the tests make in place of seconds of video. 10 steps, of which "balanced" computes 10 / 2.2, rounded: 5.
+SMALL = {"width": 64, "height": 64, "length": 9, "frames_number": 9, "steps": 10}
+STEPS, COMPUTED = 10, 5
+FRAMES = {
+    "cogvideox_void": 5,  # the node rounds down to an even number of latent frames, 2
+    "mochi_1": 5,  # 2 latent frames, 6 to 1, of which the stand-in of the VAE makes 4 to 1
+}
+
+
+def workflow(name: str) -> dict[str, Any]:
+    return json.loads(PATHS[name].read_text(encoding="utf-8"))
+
+
+def files(name: str) -> list[dict[str, str]]:
+    """The model files that a workflow's loaders name."""
+    return [file for node in workflow(name)["nodes"] for file in node["properties"].get("models", [])]
+
+
+@pytest.fixture(scope="module")
+def models(comfy_imports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folders with a stand-in for every file that a workflow asks for."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in PATHS:
+        for file in files(name):
+            write(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gallery(comfyui_path: Path, models: Path) -> Iterator[ComfyServer]:
+    """A server with the stand-ins, their nodes, and the inputs that the workflows name."""
+    packs = {**default_packs(), "stand_in_nodes": REPOSITORY / "tests" / "stand_in_nodes"}
+    folders = {path.name: path for path in models.iterdir()}
+    with ComfyServer(comfyui_path, packs=packs, models=folders) as running:
+        picture = Image.new("RGBA", (64, 48), (200, 120, 40, 255))
+        picture.paste((0, 0, 0, 0), (16, 12, 48, 36))  # transparent: a painted mask
+        picture.save(running.base / "input" / "example.png")
+        write_video(running.base / "input" / "video.mp4", frames=20)
+        yield running
+
+
+def write_video(path: Path, frames: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for index in range(frames):
+            picture = np.full((96, 128, 3), 10 * index, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+def runnable(prompt: dict[str, Any], family: str) -> dict[str, Any]:
+    """A prompt for a small video, with stand-ins where a full-size encoder would be needed."""
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"] != "KSamplerAdvanced":  # these are 10 steps each as they are
+            inputs |= {key: value for key, value in SMALL.items() if key in inputs}
+        if node["class_type"] == "CLIPTextEncode":
+            seed = len(inputs["text"])
+            node |= {"class_type": "StandInPrompt", "inputs": {"family": family, "seed": seed}}
+        elif node["class_type"] == "CLIPVisionEncode":
+            node |= {"class_type": "StandInClipVision", "inputs": {"image": inputs["image"]}}
+    return prompt
+
+
+def family_of(name: str) -> str:
+    """The family of a workflow's stand-ins."""
+    [family] = {DIFFUSION_MODELS[stem] for file in files(name) if (stem := Path(file["name"]).stem) in DIFFUSION_MODELS}
+    return family
+
+
+def reports(run: PromptRun) -> list[dict[str, Any]]:
+    """Of every inspector, in the order of the graph."""
+    outputs = sorted(run.outputs.items(), key=lambda item: int(item[0]))
+    return [output["adacache"][0] for _, output in outputs if "adacache" in output]
+
+
+def video(server: ComfyServer, run: PromptRun) -> tuple[int, int, int]:
+    """Frames, height and width of the saved video."""
+    [saved] = [file for output in run.outputs.values() for file in output.get("images", [])]
+    with av.open(io.BytesIO(server.download(saved))) as container:
+        shapes = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
+    assert len(set(shapes)) == 1
+    return len(shapes), *shapes[0][:2]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_file_is_what_the_gallery_makes(gallery, name):
+    made = make(RECIPE[name], gallery.object_info())
+    assert PATHS[name].read_text(encoding="utf-8") == f"{dumps(made)}\n", "run: python -m demo.gallery"
+
+
+@pytest.fixture(scope="module")
+def busy(gallery: ComfyServer) -> Iterator[ComfyServer]:
+    """The server while a prompt runs that does not end: others are validated, and wait."""
+    blocker = gallery.queue({"1": {"class_type": "StandInBlocker", "inputs": {}}})
+    yield gallery
+    gallery.post("/queue", {"clear": True})
+    gallery.interrupt()
+    assert [event.type for event in gallery.wait(blocker)][-1] == "execution_interrupted"
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_server_accepts_it_as_it_is(busy, name):
+    prompt_id = busy.queue(to_prompt(workflow(name), busy.object_info()))
+    assert prompt_id in {waiting[1] for waiting in busy.get("/queue")["queue_pending"]}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_it_runs_with_tiny_models_under_the_names_it_asks_for(gallery, name):
+    prompt = runnable(to_prompt(workflow(name), gallery.object_info()), family_of(name))
+    run = gallery.run(prompt)
+    found = reports(run)
+    assert len(found) == len(nodes_of_type(workflow(name), "AdaCacheInspector"))
+    runs = [one for report in found for one in report["runs"]]
+    assert len(runs) == len(RECIPE[name].steps)
+    for one in runs:
+        computed = [step["step"] for step in one["steps"] if step["computed"]]
+        assert (one["total_steps"], one["conditions"], one["finished"]) == (STEPS, 2, True)
+        if one["settings"]["motion_regularization"] is None:
+            assert len(computed) == COMPUTED
+        assert computed[:2] == [0, 1] and computed[-1] == STEPS - 1
+        assert [step["reason"] for step in one["steps"] if not step["computed"]] == ["skipped"] * (10 - len(computed))
+    frames, height, width = video(gallery, run)
+    assert (frames, height) == (FRAMES.get(name, 9), 64)
+    assert width == (2 * 64 + 8 if name.startswith("compare") else 64)
