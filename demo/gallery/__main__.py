@@ -6,9 +6,11 @@ python -m demo.gallery             # asks a real server for the nodes' schemas
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from demo.comfyui import REPOSITORY, ComfyServer
+from demo.gallery.cards import draw_card
 from demo.gallery.catalogue import RECIPES
 from demo.gallery.graph import Graph
 from demo.gallery.notes import write_note
@@ -43,6 +45,9 @@ def dumps(value: Any, indent: str = "") -> str:
 def main() -> None:
     with ComfyServer() as server:
         schemas = server.object_info()
+    demo = replace(RECIPES[0], name="demo_wan_t2v", title="Demo", task="runs without a GPU")
+    for recipe in (*RECIPES, demo):
+        draw_card(recipe).save(WORKFLOWS / f"{recipe.name}.jpg", quality=85, optimize=True)
     for recipe in RECIPES:
         path = WORKFLOWS / f"{recipe.name}.json"
         path.write_text(f"{dumps(make(recipe, schemas))}\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""The pictures of the template browser: a drawn card per graph. No model has made a video for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+from demo.gallery.notes import planned
+from demo.gallery.parts import Recipe
+
+SIZE, MARGIN = 480, 36
+SCALE = 2  # drawn at twice the size and scaled down, which smooths lines and text
+SHIFT = 5.0  # of the noise schedule that the drawn plan is for, the middle of what the models use
+# The colours of the inspector's chart.
+COMPUTED, SKIPPED, SKIPPED_FILL = "#0072B2", "#E69F00", "#FBE3B0"
+INK, MUTED, RULE, PAPER = "#1D2530", "#5B6675", "#D9DEE5", "#FFFFFF"
+
+Rows = Sequence[Sequence[bool]]
+
+
+def draw_card(recipe: Recipe) -> Image.Image:
+    """480 x 480: the model's name, what it does, and the steps that preset balanced computes."""
+    image = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), PAPER)
+    pen = ImageDraw.Draw(image)
+    _text(pen, MARGIN, 40, "AdaCache", 22, COMPUTED)
+    _text(pen, MARGIN, 74, recipe.title, 46 if len(recipe.title) < 17 else 40, INK)
+    _text(pen, MARGIN, 134, recipe.task, 26, MUTED)
+    rows = rows_of(recipe)
+    _draw_rows(pen, rows, top=200, height=160)
+    steps = [step for row in rows for step in row]
+    _rectangle(pen, MARGIN, 396, SIZE - MARGIN, 398, RULE)
+    _text(pen, MARGIN, 412, caption(recipe, sum(steps), len(steps)), 24, INK)
+    return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def caption(recipe: Recipe, computed: int, total: int) -> str:
+    """The line under the bars."""
+    if recipe.name == "compare_with_and_without":
+        return f"{recipe.steps[0]} steps against {computed - recipe.steps[0]}"
+    if recipe.name == "compare_moreg":
+        return "more steps for what moves"
+    return f"computes {computed} of {total} steps"
+
+
+def rows_of(recipe: Recipe) -> Rows:
+    """Which steps are computed, one row per sampler."""
+    total = sum(recipe.steps) if recipe.name.startswith("wan2_2") else recipe.steps[0]
+    times = [SHIFT * time / (1 + (SHIFT - 1) * time) for time in (1 - step / total for step in range(total))]
+    if recipe.name == "compare_with_and_without":
+        return [[True] * total, _computed(times)]
+    if recipe.name == "compare_moreg":
+        return [_computed(times)]
+    parts, start = [], 0
+    for steps in recipe.steps:
+        parts.append(_computed(times[start : start + steps]))
+        start += steps
+    return parts
+
+
+def _computed(times: list[float]) -> list[bool]:
+    computed = set(planned("balanced", times))
+    return [step in computed for step in range(len(times))]
+
+
+def _draw_rows(pen: ImageDraw.ImageDraw, rows: Rows, top: float, height: float) -> None:
+    """A column per step, high and blue if it is computed, low and orange if not."""
+    gap = 24
+    high = (height - gap * (len(rows) - 1)) / len(rows)
+    for number, row in enumerate(rows):
+        base, width = top + number * (high + gap) + high, (SIZE - 2 * MARGIN) / len(row)
+        for step, computed in enumerate(row):
+            left, right = MARGIN + step * width, MARGIN + (step + 1) * width - max(1.5, width / 5)
+            if computed:
+                _rectangle(pen, left, base - high, right, base, COMPUTED)
+            else:
+                _rectangle(pen, left, base - high / 4, right, base, SKIPPED_FILL)
+                _rectangle(pen, left, base - high / 4, right, base - high / 4 + 4, SKIPPED)
+
+
+def _rectangle(pen: ImageDraw.ImageDraw, left: float, top: float, right: float, bottom: float, color: str) -> None:
+    pen.rectangle([round(value * SCALE) for value in (left, top, right, bottom)], fill=color)
+
+
+def _text(pen: ImageDraw.ImageDraw, x: float, y: float, words: str, size: float, color: str) -> None:
+    pen.text((x * SCALE, y * SCALE), words, color, _font(size * SCALE))
+
+
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)  # Pillow's own, the same on every machine
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
