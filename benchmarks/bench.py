@@ -1,0 +1,222 @@
+"""AdaCache against what a user could pick instead, on the same weights, prompts and seeds, in one run.
+
+    python -m benchmarks.bench --short      # ten minutes on two cores
+    python -m benchmarks.bench              # everything; goes on where it stopped
+
+Every scene is sampled uncached and then with every method, so that a pair of timings is minutes apart at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from demo.comfyui import REPOSITORY
+
+from .comfyui_runner import ComfyUIRunner
+from .quality import compare
+from .settings import Sampling, Setting, comfyui_settings, scenes
+
+WEIGHTS = REPOSITORY / "demo" / "weights"
+RESULTS = Path(__file__).parent / "results"
+SHORT_SCENES, SCENES = 8, 48
+SAMPLINGS = (
+    Sampling(),
+    Sampling(steps=20),
+    Sampling(steps=50),
+    Sampling(steps=100),
+    Sampling(sampler="uni_pc"),
+    Sampling(shift=5.0),
+    Sampling(shift=8.0),
+    Sampling(cfg=1.0),
+    Sampling(cfg=6.0),
+)
+Record = dict[str, Any]
+
+
+class Records:
+    """Finished samples, one a line, so that a run goes on where it stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.all: list[Record] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self._done = {self._key(record) for record in self.all}
+
+    @staticmethod
+    def _key(record: Record) -> str:
+        return json.dumps([record[name] for name in ("runner", "model", "sampling", "method", "setting", "seed")])
+
+    def missing(self, facts: Record) -> bool:
+        """Whether there is no record of this sample yet."""
+        return self._key(facts) not in self._done
+
+    def add(self, record: Record) -> None:
+        """Keep a record, on disk at once."""
+        self.all.append(record)
+        self._done.add(self._key(record))
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def measure(
+    runner: ComfyUIRunner,
+    sampling: Sampling,
+    settings: list[Setting],
+    count: int,
+    records: Records,
+    say: Callable[[str], None],
+) -> None:
+    """Sample ``count`` scenes with all settings."""
+    for number, (scene, seed) in enumerate(scenes(count)):
+        facts = {"runner": runner.name, "model": runner.model, "sampling": asdict(sampling), "seed": seed}
+        todo = [
+            setting
+            for setting in settings
+            if records.missing({**facts, "method": setting.method, "setting": setting.label})
+        ]
+        if not todo:
+            continue
+        if number == 0:
+            runner.sample(scene, seed, Sampling(steps=2), None)  # one-off work belongs to nobody's time
+        uncached = runner.sample(scene, seed, sampling, None)
+        reference = runner.decode(uncached.latent)
+        for setting in todo:
+            sampled = runner.sample(scene, seed, sampling, setting)
+            records.add(
+                {
+                    **facts,
+                    "method": setting.method,
+                    "setting": setting.label,
+                    "motion": scene.motion,
+                    "computed_steps": sampled.computed_steps,
+                    "seconds": sampled.seconds,
+                    "uncached_seconds": uncached.seconds,
+                    "cache_bytes": sampled.cache_bytes,
+                    **compare(runner.decode(sampled.latent), reference),
+                }
+            )
+        say(f"{sampling}: scene {number + 1} of {count}, {len(todo)} methods")
+
+
+def row(records: list[Record]) -> Record:
+    """One row of the table: the same method, setting, model and sampling over many scenes."""
+    first = records[0]
+    values = {name: [record[name] for record in records] for name in ("psnr", "ssim", "computed_steps")}
+    worst = sorted(values["psnr"])[: max(1, round(len(records) / 10))]
+    # Still scenes have no motion to lose.
+    moving = [record["motion_ratio"] for record in records if record["motion"] != "still"]
+    return {
+        "runner": first["runner"],
+        "method": first["method"],
+        "setting": first["setting"],
+        "model": first["model"],
+        **first["sampling"],
+        "computed_steps": statistics.mean(values["computed_steps"]),
+        "speedup": statistics.median(record["uncached_seconds"] / record["seconds"] for record in records),
+        "psnr_mean": statistics.mean(values["psnr"]),
+        "psnr_worst_decile": statistics.mean(worst),
+        "psnr_fast_motion": statistics.mean([r["psnr"] for r in records if r["motion"] == "fast"] or [float("nan")]),
+        "ssim_mean": statistics.mean(values["ssim"]),
+        "temporal_error": statistics.mean(record["temporal_error"] for record in records),
+        "motion_ratio": statistics.mean(moving) if moving else None,
+        "cache_bytes": first["cache_bytes"],
+        "videos": len(records),
+    }
+
+
+def rows(records: list[Record]) -> list[Record]:
+    """All rows, ours first, by speedup."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[json.dumps([record[k] for k in ("runner", "model", "sampling", "method", "setting")])].append(record)
+    return sorted(
+        map(row, groups.values()), key=lambda r: (r["runner"], r["model"], str(r["steps"]), r["computed_steps"])
+    )
+
+
+def table(found: list[Record]) -> str:
+    """Rows as Markdown."""
+    head = ("method", "setting", "steps", "speedup", "PSNR dB", "worst tenth", "SSIM", "motion", "cache KiB", "videos")
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += [
+        f"| {r['method']} | {r['setting']} | {r['computed_steps']:.1f} of {r['steps']} | {r['speedup']:.2f}x "
+        f"| {r['psnr_mean']:.1f} | {r['psnr_worst_decile']:.1f} | {r['ssim_mean']:.3f} | {r['motion_ratio'] or 0:.2f} "
+        f"| {(r['cache_bytes'] or 0) / 1024:.0f} | {r['videos']} |"
+        for r in found
+    ]
+    return "\n".join(lines)
+
+
+def plot(found: list[Record], path: Path) -> None:
+    """Mean PSNR against speedup in steps, a line for every method, at the default sampling."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    methods: dict[str, list[Record]] = defaultdict(list)
+    for r in found:
+        if Sampling(**{name: r[name] for name in asdict(Sampling())}) == Sampling():
+            methods[r["method"]].append(r)
+    for method, points in sorted(methods.items()):
+        points.sort(key=lambda r: r["computed_steps"])
+        line = "-" if method == "adacache" else "--"
+        axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], line, marker="o", label=method)
+    axes.set(xlabel="wall-clock speedup", ylabel="mean PSNR of the video, dB", title=str(Sampling()))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def machine() -> str:
+    """The hardware and software, for the results."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()}-core CPU"
+    return f"{device}, {platform.machine()}, PyTorch {torch.__version__}"
+
+
+def plans(short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
+    """What is sampled, most wanted first."""
+    for index, sampling in enumerate(SAMPLINGS[:1] if short else SAMPLINGS):
+        yield sampling, list(comfyui_settings(sampling, short=short or index > 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="few scenes, the default sampling, fewer rows")
+    parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "output" / "bench", help="finished samples")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{(time.monotonic() - started) / 60:6.1f} min  {text}", flush=True)
+
+    runner = ComfyUIRunner(WEIGHTS / "adacache_demo_dit.safetensors", WEIGHTS / "adacache_demo_vae.safetensors")
+    records = Records(options.work / "samples.jsonl")
+    count = options.scenes or (SHORT_SCENES if options.short else SCENES)
+    for sampling, settings in plans(options.short):
+        measure(runner, sampling, settings, count, records, say)
+    found = rows(records.all)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
+    (options.out / "latest.md").write_text(f"{machine()}\n\n{table(found)}\n")
+    plot(found, options.out / "comfyui.png")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

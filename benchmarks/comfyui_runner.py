@@ -1,0 +1,212 @@
+"""Samples the demo model through ComfyUI's own loader, samplers and nodes, in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo.comfyui import REPOSITORY, find_comfyui
+from demo.scenes import Scene
+
+from .fixed import fixed_interval
+from .settings import Sampling, Setting
+
+LATENT = (1, 16, 9, 16, 16)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sampled latent, with what it took."""
+
+    latent: Tensor
+    seconds: float
+    computed_steps: float
+    cache_bytes: int | None
+
+
+def import_comfyui() -> Path:
+    """Make ``import comfy`` work in this process, and this pack a package named ``adacache``."""
+    comfyui = find_comfyui()
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()  # read when comfy.model_management is imported
+    if "adacache" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "adacache", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
+        )
+        assert spec is not None and spec.loader is not None
+        sys.modules["adacache"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["adacache"])
+    return comfyui
+
+
+class ComfyUIRunner:
+    """The demo model in ComfyUI.
+
+    Args:
+        weights: a diffusion model's file, Wan 2.1 architecture.
+        vae: the VAE's file.
+    """
+
+    name = "comfyui"
+
+    def __init__(self, weights: Path, vae: Path) -> None:
+        import_comfyui()
+        import comfy.sd
+        import comfy.utils
+
+        self.model = weights.stem
+        self._model = comfy.sd.load_diffusion_model(str(weights))
+        self._vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae)))
+
+    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting | None) -> Sampled:
+        """Sample a scene, uncached where there is no setting."""
+        import comfy.sample
+        from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
+
+        noise = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
+        with self._patched(sampling, setting) as (model, facts):
+            with counted(self._model.model.diffusion_model.blocks[0].self_attn) as rows:
+                started = time.perf_counter()
+                latent = comfy.sample.sample(
+                    model,
+                    noise,
+                    sampling.steps,
+                    sampling.cfg,
+                    sampling.sampler,
+                    "simple",
+                    [[embed_scene(asdict(scene)), {}]],
+                    [[embed_empty(), {}]],
+                    torch.zeros(LATENT),
+                    callback=lambda *_: facts.step(),
+                    disable_pbar=True,
+                    seed=seed,
+                )
+                seconds = time.perf_counter() - started
+        conditions = 1 if sampling.cfg == 1 else 2
+        return Sampled(latent, seconds, sum(rows) / conditions, facts.cache_bytes)
+
+    def decode(self, latent: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Frames ``[F, H, W, 3]``, uint8."""
+        frames: Tensor = self._vae.decode(latent)[0]
+        return frames.clamp(0, 1).mul(255).round().byte().numpy()
+
+    @contextmanager
+    def _patched(self, sampling: Sampling, setting: Setting | None) -> Iterator[tuple[Any, Facts]]:
+        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+        (model,) = ModelSamplingSD3().patch(self._model, sampling.shift)
+        if setting is None:
+            yield model, Facts()
+            return
+        options = setting.arguments
+        if options.pop("dtype", None) == "bfloat16":
+            model.set_model_compute_dtype(torch.bfloat16)
+        if setting.method in ("easycache", "lazycache"):
+            yield peer(model, setting.method, options["threshold"])
+        else:
+            with ours(model, sampling, setting.method, **options) as patched:
+                yield patched
+
+
+class Facts:
+    """What a method says of itself: ``cache_bytes`` is the most that it holds after any step."""
+
+    def __init__(self, held: Callable[[], int | None] = lambda: None) -> None:
+        self._held = held
+        self.cache_bytes: int | None = None
+
+    def step(self) -> None:
+        """To be called after every step."""
+        held = self._held()
+        if held is not None:
+            self.cache_bytes = max(held, self.cache_bytes or 0)
+
+
+def peer(model: Any, method: str, threshold: float) -> tuple[Any, Facts]:
+    """ComfyUI's own EasyCache or LazyCache, at the node's default start and end."""
+    from comfy.patcher_extension import WrappersMP
+    from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+
+    node = {"easycache": EasyCacheNode, "lazycache": LazyCacheNode}[method]
+    patched = node.execute(model, threshold, 0.15, 0.95, False).args[0]
+
+    def held() -> int:
+        # The node clones its holder for each run and keeps that one in the options of the sampling.
+        holder = running["easycache"]
+        tensors = holder.uuid_cache_diffs.values() if method == "easycache" else [holder.cache_diff]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    running: dict[str, Any] = {}
+
+    def remember(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        options = kwargs.get("model_options") or args[2]
+        running["easycache"] = options["transformer_options"]["easycache"]
+        return executor(*args, **kwargs)
+
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "benchmark", remember)
+    return patched, Facts(held)
+
+
+@contextmanager
+def ours(
+    model: Any,
+    sampling: Sampling,
+    method: str,
+    preset: str = "target",
+    computes: int | None = None,
+    replay: str = "auto",
+    storage: str = "hidden",
+    moreg: bool = False,
+    repays: bool = True,
+) -> Iterator[tuple[Any, Facts]]:
+    """AdaCache as its node binds it; or ``fixed``, the same with computes at even distances."""
+    from adacache.adacache_core import MotionRegularization
+    from adacache.nodes import _binding
+
+    speedup = sampling.steps / computes if computes else 2.0
+    settings = _binding.CacheSettings(
+        preset,
+        None,
+        replay,
+        0.0,
+        1.0,
+        MotionRegularization() if moreg else None,
+        storage=storage,
+        target_speedup=speedup,
+    )
+    patched, log = _binding.bind(model, settings)
+
+    def held() -> int:
+        bytes_: int = log.of_prompt(None)[-1].statistics.cache_bytes
+        return bytes_
+
+    with ExitStack() as patches:
+        if method == "fixed":
+            patches.enter_context(patch.object(_binding, "make_schedule", fixed_interval(computes)))
+        if method == "fixed" or not repays:
+            patches.enter_context(patch.object(_binding, "_REPAYING_SAMPLERS", ()))
+        yield patched, Facts(held)
+
+
+@contextmanager
+def counted(module: torch.nn.Module) -> Iterator[list[int]]:
+    """Batch rows that go through a module. Of a part of a block: AdaCache skips whole blocks, the others models."""
+    rows: list[int] = []
+    handle = module.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        handle.remove()

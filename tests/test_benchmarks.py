@@ -1,0 +1,127 @@
+"""The benchmark's own parts: what it counts and compares has to be right before its numbers are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from benchmarks.bench import Records, measure, row, table
+from benchmarks.fixed import FixedInterval
+from benchmarks.quality import EQUAL_DB, compare
+from benchmarks.settings import Sampling, comfyui_settings, equal_computes, scenes, setting
+from demo.comfyui import REPOSITORY
+
+
+def test_fixed_interval_by_hand():
+    assert sorted(FixedInterval(30, 10).steps) == [0, 1, 2, 6, 10, 14, 17, 21, 25, 29]
+    for steps in (20, 30, 50, 100):
+        for computes in equal_computes(steps):
+            schedule = FixedInterval(steps, computes)
+            assert len(schedule.steps) == computes
+            followed = []
+            for step in range(steps):
+                if schedule.computes(step):
+                    followed.append(step)
+                    schedule.observe(step, 0.1 if step else None)
+            assert followed == sorted(schedule.steps)
+
+
+def test_scenes_are_spread_over_the_motions_and_all_different():
+    found = scenes(48)
+    assert Counter(scene.motion for scene, _ in found) == dict.fromkeys(("still", "slow", "fast", "changing"), 12)
+    assert len({scene for scene, _ in found}) >= 40
+    assert len({seed for _, seed in found}) == 48
+    fast = {scene.color for scene, _ in found if scene.motion == "fast"}
+    assert len(fast) == 6
+
+
+def test_settings_are_told_apart_by_their_labels():
+    rows = list(comfyui_settings(Sampling(), short=False))
+    assert len({(row.method, row.label) for row in rows}) == len(rows)
+    assert {row.method for row in rows} == {"adacache", "easycache", "lazycache", "fixed"}
+
+
+def test_quality_by_hand():
+    still = np.full((3, 16, 16, 3), 100, dtype=np.uint8)
+    moving = still.copy()
+    moving[1], moving[2] = 110, 130  # changes of 10 and 20
+    slower = still.copy()
+    slower[1], slower[2] = 105, 115  # changes of 5 and 10
+    assert compare(moving, moving) == {"psnr": EQUAL_DB, "ssim": 1.0, "temporal_error": 0.0, "motion_ratio": 1.0}
+    found = compare(slower, moving)
+    assert found["motion_ratio"] == pytest.approx(0.5)
+    assert found["temporal_error"] == pytest.approx(7.5)
+    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / ((5**2 + 15**2) / 3)))
+
+
+def test_a_row_by_hand():
+    def record(psnr, motion, computed, seconds):
+        return {
+            "runner": "comfyui", "model": "m", "sampling": {"steps": 30}, "method": "adacache", "setting": "x",
+            "motion": motion, "psnr": psnr, "ssim": 0.9, "computed_steps": computed, "seconds": seconds,
+            "uncached_seconds": 6.0, "temporal_error": 1.0, "motion_ratio": 0.8, "cache_bytes": 2048,
+        }  # fmt: skip
+
+    found = row([record(40.0, "still", 10, 2.0), record(30.0, "fast", 20, 3.0), record(35.0, "slow", 12, 4.0)])
+    assert found["psnr_mean"] == 35.0
+    assert found["psnr_worst_decile"] == 30.0
+    assert found["psnr_fast_motion"] == 30.0
+    assert found["speedup"] == 2.0  # median of 3, 2 and 1.5
+    assert found["computed_steps"] == 14.0
+    assert found["motion_ratio"] == 0.8
+    assert found["videos"] == 3
+    assert "| adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3 |" in table([found])
+
+
+@pytest.mark.usefixtures("comfy_imports")
+def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_path):
+    from benchmarks.comfyui_runner import ComfyUIRunner
+
+    runner = ComfyUIRunner(
+        demo_weights / "adacache_demo_dit.safetensors", demo_weights / "adacache_demo_vae.safetensors"
+    )
+    sampling, said = Sampling(steps=10), []
+    settings = [
+        setting("adacache", "balanced", preset="balanced"),
+        setting("fixed", "6 computes", replay="forecast", computes=6),
+        setting("easycache", "threshold 0.2", threshold=0.2),
+        setting("lazycache", "never", threshold=0.0),
+    ]
+    records = Records(tmp_path / "samples.jsonl")
+    measure(runner, sampling, settings[:2], 1, records, said.append)
+    again = Records(tmp_path / "samples.jsonl")
+    assert again.all == records.all
+    measure(runner, sampling, settings, 1, again, said.append)
+    by_method = {record["method"]: record for record in again.all}
+    assert [record["method"] for record in again.all] == ["adacache", "fixed", "easycache", "lazycache"]
+    assert by_method["adacache"]["computed_steps"] == 5  # 10 / 2.2
+    assert by_method["fixed"]["computed_steps"] == 6
+    assert 1 <= by_method["easycache"]["computed_steps"] < 10
+    assert by_method["lazycache"]["computed_steps"] == 10
+    assert by_method["lazycache"]["psnr"] == EQUAL_DB
+    assert 20 < by_method["adacache"]["psnr"] < EQUAL_DB
+    hidden, output = 9 * 8 * 8 * 128 * 4, 16 * 9 * 16 * 16 * 4
+    assert by_method["adacache"]["cache_bytes"] == 2 * 2 * hidden
+    assert by_method["easycache"]["cache_bytes"] == 2 * output
+    assert len(said) == 2
+    measure(runner, sampling, settings, 1, again, lambda text: pytest.fail(text))
+
+
+def test_gpu_script_at_small_size(comfyui_path, tmp_path):
+    command = [
+        sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--comfyui", str(comfyui_path), "--device", "cpu",
+        "--dtype", "float32", "--tiny", "--models", "LTX", "--steps", "10", "--out", str(tmp_path / "gpu.json"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    uncached, balanced, paper = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert uncached["measured_steps"] == 5
+    assert balanced["computed_steps"] == 5
+    tokens, width = 3 * 4 * 4, 256
+    assert balanced["cache_bytes"] == 2 * tokens * width * 4
+    assert paper["cache_bytes"] == tokens * width * 4
+    assert 0 < balanced["skipped_step_seconds"] < balanced["computed_step_seconds"]
