@@ -5,10 +5,13 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format lock comfyui browser clean
+.PHONY: demo bench test lint format lock comfyui browser clean
 
 demo: comfyui ## sample the demo model with and without AdaCache, and compare
 	$(BIN)/python -m demo.demo $(DEMO_ARGS)
+
+bench: comfyui ## against EasyCache, LazyCache and a fixed interval; BENCH_ARGS=--short takes ten minutes
+	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 test: comfyui browser ## all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -23,6 +23,7 @@ import torch
 
 from demo.comfyui import REPOSITORY
 
+from . import readme
 from .comfyui_runner import ComfyUIRunner
 from .quality import compare
 from .settings import Sampling, Setting, comfyui_settings, scenes
@@ -215,6 +216,8 @@ def main() -> None:
     (options.out / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
     (options.out / "latest.md").write_text(f"{machine()}\n\n{table(found)}\n")
     plot(found, options.out / "comfyui.png")
+    if options.out == RESULTS:
+        readme.write()
     print(table(found))
 
 

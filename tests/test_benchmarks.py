@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from benchmarks import readme
 from benchmarks.bench import Records, measure, row, table
 from benchmarks.fixed import FixedInterval
 from benchmarks.quality import EQUAL_DB, compare
@@ -110,6 +111,12 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_p
     assert by_method["easycache"]["cache_bytes"] == 2 * output
     assert len(said) == 2
     measure(runner, sampling, settings, 1, again, lambda text: pytest.fail(text))
+
+
+def test_the_readme_says_what_the_results_say():
+    text = readme.README.read_text()
+    assert readme.with_numbers(text, json.loads(readme.RESULTS.read_text())) == text, "run: python -m benchmarks.readme"
+    assert text.count("**AdaCache** |") == 5
 
 
 def test_gpu_script_at_small_size(comfyui_path, tmp_path):
