@@ -10,12 +10,17 @@ from typing import Any
 
 import av
 import numpy as np
+import pathspec
 import pytest
+import requests
+from browser import FrontEnd, open_front_end
 from PIL import Image
+from playwright.sync_api import Browser
 from stand_ins import DIFFUSION_MODELS, write
 
 from demo.comfyui import REPOSITORY, ComfyServer, PromptRun, default_packs
 from demo.gallery.__main__ import WORKFLOWS, dumps, make
+from demo.gallery.cards import draw_card
 from demo.gallery.catalogue import RECIPES
 from demo.workflow import nodes_of_type, to_prompt
 
@@ -25,8 +30,8 @@ RECIPE = {recipe.name: recipe for recipe in RECIPES}
 SMALL = {"width": 64, "height": 64, "length": 9, "frames_number": 9, "steps": 10}
 STEPS, COMPUTED = 10, 5
 FRAMES = {
-    "cogvideox_void": 5,  # the node rounds down to an even number of latent frames, 2
-    "mochi_1": 5,  # 2 latent frames, 6 to 1, of which the stand-in of the VAE makes 4 to 1
+    "CogVideoX_VOID": 5,  # the node rounds down to an even number of latent frames, 2
+    "Mochi_1": 5,  # 2 latent frames, 6 to 1, of which the stand-in of the VAE makes 4 to 1
 }
 
 
@@ -146,4 +151,112 @@ def test_it_runs_with_tiny_models_under_the_names_it_asks_for(gallery, name):
         assert [step["reason"] for step in one["steps"] if not step["computed"]] == ["skipped"] * (10 - len(computed))
     frames, height, width = video(gallery, run)
     assert (frames, height) == (FRAMES.get(name, 9), 64)
-    assert width == (2 * 64 + 8 if name.startswith("compare") else 64)
+    assert width == (2 * 64 + 8 if RECIPE[name].comparison else 64)
+
+
+@pytest.fixture(scope="module")
+def front_end(chromium: Browser, gallery: ComfyServer) -> Iterator[FrontEnd]:
+    with open_front_end(chromium, gallery, size=(1600, 900)) as opened:
+        yield opened
+
+
+# What the front end made of a file: nodes it does not know, combos whose value is none of their options, links by the
+# names of their slots, and the nodes' boxes with their titles.
+LOOK = """() => ({
+    dialogs: document.querySelectorAll('[role=dialog]').length,
+    missing: app.graph.nodes.filter((node) => !(node.type in LiteGraph.registered_node_types) || node.has_errors)
+        .map((node) => node.type),
+    unknown: app.graph.nodes.flatMap((node) => (node.widgets ?? [])
+        .filter((widget) => widget.type === 'combo' && Array.isArray(widget.options.values)
+            && !widget.options.values.includes(widget.value))
+        .map((widget) => `${node.type}.${widget.name}: ${widget.value}`)),
+    links: [...app.graph.links.values()].map((link) => {
+        const [from, to] = [app.graph.getNodeById(link.origin_id), app.graph.getNodeById(link.target_id)]
+        return [from.id, from.outputs[link.origin_slot].name, to.id, to.inputs[link.target_slot].name]
+    }),
+    boxes: app.graph.nodes.map((node) => [node.title, [...node.boundingRect]]),
+})"""
+
+
+def links_of(graph: dict[str, Any]) -> list[list[Any]]:
+    """(from node, output, to node, input) of a file's links."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    return [
+        [source, nodes[source]["outputs"][output]["name"], target, nodes[target]["inputs"][slot]["name"]]
+        for _, source, output, target, slot, _ in graph["links"]
+    ]
+
+
+def bare(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt without the nodes' titles, for which the front end has words of its own."""
+    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in prompt.items()}
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Of two boxes: left, top, width, height."""
+    return all(one[i] < other[i] + other[i + 2] and other[i] < one[i] + one[i + 2] for i in (0, 1))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_it_opens_in_the_front_end(front_end, name):
+    file = workflow(name)
+    front_end.drop(f"{name}.json", json.dumps(file))
+    front_end.page.wait_for_function("(id) => app.graph.id === id", arg=file["id"])
+    front_end.page.wait_for_timeout(500)
+    seen = front_end.page.evaluate(LOOK)
+    front_end.screenshot(f"workflow-{name}")
+    assert (seen["dialogs"], seen["missing"], seen["unknown"]) == (0, [], [])
+    assert sorted(seen["links"]) == sorted(links_of(file))
+    boxes = seen["boxes"]
+    assert len(boxes) == len(file["nodes"])
+    assert [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if overlap(one, other)] == []
+    prompt = front_end.page.evaluate("app.graphToPrompt().then(({ output }) => output)")
+    assert bare(prompt) == bare(to_prompt(file, front_end.server.object_info()))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_server_lists_it_with_its_picture(gallery, name):
+    assert name in gallery.get("/workflow_templates")["adacache"]
+    assert gallery.get(f"/api/workflow_templates/adacache/{name}.json") == workflow(name)
+    picture = requests.get(f"{gallery.url}/api/workflow_templates/adacache/{name}.jpg", timeout=60)
+    assert picture.headers["Content-Type"] == "image/jpeg"
+    shown = np.asarray(Image.open(io.BytesIO(picture.content)), dtype=float)
+    drawn = np.asarray(draw_card(RECIPE[name]), dtype=float)
+    assert shown.shape == (480, 480, 3)
+    assert np.abs(shown - drawn).mean() < 2, "run: python -m demo.gallery"
+
+
+def test_the_template_browser_shows_them_and_loads_one(front_end):
+    page = front_end.page
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    browser = page.get_by_role("dialog")
+    browser.get_by_role("button", name="adacache").or_(browser.get_by_text("adacache", exact=True)).first.click()
+    for name in PATHS:
+        browser.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
+        picture = browser.get_by_alt_text(name, exact=True)
+        picture.wait_for()
+        assert picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 480
+    front_end.screenshot("templates")
+    browser.get_by_alt_text("LTX-2", exact=True).click()
+    page.wait_for_function("(id) => app.graph.id === id", arg=workflow("LTX-2")["id"])
+    assert len(page.evaluate("app.graph.nodes.map(({ id }) => id)")) == len(workflow("LTX-2")["nodes"])
+
+
+def test_the_archive_has_the_real_models_and_not_the_demo():
+    ignored = pathspec.GitIgnoreSpec.from_lines((REPOSITORY / ".comfyignore").read_text(encoding="utf-8").splitlines())
+    shipped = {path.name for path in WORKFLOWS.iterdir() if not ignored.match_file(f"workflows/{path.name}")}
+    assert shipped == {f"{name}.{kind}" for name in PATHS for kind in ("json", "jpg")}
+    assert (WORKFLOWS / "demo_wan_t2v.json").is_file()
+    assert ignored.match_file("demo/gallery/models.json")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_its_note_and_its_loaders_name_the_same_files(name):
+    graph = workflow(name)
+    [note] = nodes_of_type(graph, "MarkdownNote")
+    for node in graph["nodes"]:
+        for file in node["properties"].get("models", []):
+            assert file["name"] in node["widgets_values"]
+            assert file["url"].endswith(f"/{file['name']}")
+            row = f"| [{file['name']}]({file['url']}) | `models/{file['directory']}` |"
+            assert row in note["widgets_values"][0]

@@ -24,7 +24,7 @@ def make(recipe: Recipe, schemas: Json) -> Json:
     """A recipe's workflow: the note, which names the files of all loaders, then the recipe's own nodes."""
     graph = Graph(recipe.name, schemas)
     graph.column("Read me", 460)
-    note = graph.note(f"Read me: {recipe.title}", height=860)
+    note = graph.note(f"Read me: {recipe.title}", height=700)
     recipe.build(graph, recipe)
     note.json["widgets_values"] = [write_note(recipe, graph.files)]
     return graph.to_json()

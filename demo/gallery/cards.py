@@ -37,20 +37,20 @@ def draw_card(recipe: Recipe) -> Image.Image:
 
 def caption(recipe: Recipe, computed: int, total: int) -> str:
     """The line under the bars."""
-    if recipe.name == "compare_with_and_without":
+    if recipe.name == "Compare_with_and_without":
         return f"{recipe.steps[0]} steps against {computed - recipe.steps[0]}"
-    if recipe.name == "compare_moreg":
+    if recipe.name == "Compare_MoReg":
         return "more steps for what moves"
     return f"computes {computed} of {total} steps"
 
 
 def rows_of(recipe: Recipe) -> Rows:
     """Which steps are computed, one row per sampler."""
-    total = sum(recipe.steps) if recipe.name.startswith("wan2_2") else recipe.steps[0]
+    total = recipe.steps[0] if recipe.comparison else sum(recipe.steps)
     times = [SHIFT * time / (1 + (SHIFT - 1) * time) for time in (1 - step / total for step in range(total))]
-    if recipe.name == "compare_with_and_without":
+    if recipe.name == "Compare_with_and_without":
         return [[True] * total, _computed(times)]
-    if recipe.name == "compare_moreg":
+    if recipe.name == "Compare_MoReg":
         return [_computed(times)]
     parts, start = [], 0
     for steps in recipe.steps:

@@ -16,21 +16,21 @@ MORE_STEPS = "With more steps in both samplers there is more to skip: 30 steps, 
 
 RECIPES = (
     Recipe(
-        "wan2_1_t2v_1_3B",
+        "Wan2.1_T2V_1.3B",
         "Wan 2.1 1.3B",
         "text to video",
         "The small Wan 2.1 makes five seconds from text, on cards with 12 GB and less.",
         wan.wan_t2v("wan2.1_t2v_1.3B_fp16.safetensors", 8.0, 6.0, Size(832, 480, 81, 16)),
     ),
     Recipe(
-        "wan2_1_t2v_14B",
+        "Wan2.1_T2V_14B",
         "Wan 2.1 14B",
         "text to video",
         "The large Wan 2.1 makes five seconds from text. Its weights are in 8 bits, for cards with 16 to 24 GB.",
         wan.wan_t2v("wan2.1_t2v_14B_fp8_scaled.safetensors", 5.0, 5.0, Size(832, 480, 81, 16)),
     ),
     Recipe(
-        "wan2_1_i2v_14B",
+        "Wan2.1_I2V_14B",
         "Wan 2.1 14B",
         "image to video",
         "The large Wan 2.1 animates an image. Its weights are in 8 bits, for cards with 16 to 24 GB.",
@@ -38,7 +38,7 @@ RECIPES = (
         run=START,
     ),
     Recipe(
-        "wan2_2_t2v_14B",
+        "Wan2.2_T2V_14B",
         "Wan 2.2 14B",
         "text to video, two experts",
         EXPERTS,
@@ -47,7 +47,7 @@ RECIPES = (
         extra=MORE_STEPS,
     ),
     Recipe(
-        "wan2_2_i2v_14B",
+        "Wan2.2_I2V_14B",
         "Wan 2.2 14B",
         "image to video, two experts",
         EXPERTS,
@@ -57,7 +57,7 @@ RECIPES = (
         extra=MORE_STEPS,
     ),
     Recipe(
-        "wan2_2_ti2v_5B",
+        "Wan2.2_TI2V_5B",
         "Wan 2.2 5B",
         "text or image to video",
         "Wan 2.2 5B makes 24 frames per second, from text or from an image, on cards with 12 GB and more.",
@@ -65,7 +65,7 @@ RECIPES = (
         run="Write what the video shows. To start from an image, select Load Image and press Ctrl+B.",
     ),
     Recipe(
-        "hunyuan_video_1_5_t2v",
+        "HunyuanVideo_1.5_T2V",
         "HunyuanVideo 1.5",
         "text to video",
         "HunyuanVideo 1.5 makes 720p from text, on cards with 16 to 24 GB.",
@@ -73,7 +73,7 @@ RECIPES = (
         memory=SMALLER_TYPE,
     ),
     Recipe(
-        "ltx_video_2B",
+        "LTX-Video_2B",
         "LTX-Video 2B",
         "text to video",
         "LTX-Video is small and quick; it runs on cards with 12 GB and less.",
@@ -81,7 +81,7 @@ RECIPES = (
         run="Write what the video shows, in several sentences: with short prompts this model does badly.",
     ),
     Recipe(
-        "ltx_2",
+        "LTX-2",
         "LTX-2",
         "text to video with sound",
         "LTX-2 makes video and sound together, for cards with 24 GB, or 16 GB and much main memory. AdaCache replays "
@@ -90,14 +90,14 @@ RECIPES = (
         run="Write what is seen and heard, in several sentences. The sound's length and rate must be the video's.",
     ),
     Recipe(
-        "mochi_1",
+        "Mochi_1",
         "Mochi 1",
         "text to video",
         "Mochi 1 makes video from text. Its weights are in 8 bits, for cards with 16 to 24 GB.",
         others.mochi,
     ),
     Recipe(
-        "cosmos_predict2_2B",
+        "Cosmos_Predict2_2B",
         "Cosmos Predict2 2B",
         "image to video",
         "Cosmos Predict2 continues an image as a camera would see it, on cards with 12 GB and more.",
@@ -106,7 +106,7 @@ RECIPES = (
         run=START,
     ),
     Recipe(
-        "cogvideox_void",
+        "CogVideoX_VOID",
         "CogVideoX: VOID",
         "object removal",
         "VOID removes an object, and what it does to its surroundings, from a video. It is a CogVideoX 5B, of which no "
@@ -116,7 +116,7 @@ RECIPES = (
         "over the object and all of its way. Write what shall be seen instead.",
     ),
     Recipe(
-        "kandinsky_5",
+        "Kandinsky_5_Lite",
         "Kandinsky 5 Lite",
         "text to video",
         "Kandinsky 5 Lite makes five seconds from text, on cards with 12 GB and more.",
@@ -125,21 +125,23 @@ RECIPES = (
         memory=SMALLER_TYPE,
     ),
     Recipe(
-        "compare_with_and_without",
+        "Compare_with_and_without",
         "With and without",
         "one seed, side by side",
         "One video twice, from the same seed: every step computed on the left, AdaCache on the right.",
         compare.with_and_without,
+        comparison=True,
         run="Write what the video shows. Both videos are sampled, one after the other.",
     ),
     Recipe(
-        "compare_moreg",
+        "Compare_MoReg",
         "MoReg",
         "one seed, side by side",
         "One video twice, from the same seed: AdaCache on the left, AdaCache with MoReg on the right. MoReg measures "
         "how much moves and computes more steps where it is much; compare the two inspectors.",
         compare.with_and_without_moreg,
         steps=(30, 30),
+        comparison=True,
         run="Write a prompt with fast motion, then one with a still scene.",
     ),
 )

@@ -42,7 +42,7 @@ def with_and_without_moreg(graph: Graph, recipe: Recipe) -> None:
     graph.column("1. Model, with and without MoReg", 400, MODELS)
     model = diffusion_model(graph, "wan2.1_t2v_1.3B_fp16.safetensors", 8.0)
     plain = cached(graph, model, title="AdaCache")
-    moreg = graph.add("AdaCacheMoReg", height=160)["MoReg"]
+    moreg = graph.add("AdaCacheMoReg")["MoReg"]
     moving = cached(graph, model, title="AdaCache with MoReg", moreg=moreg)
     conditions, vae, latent, seed = _inputs(graph, RUNNER)
     frames = []

@@ -20,7 +20,8 @@ PACK_COLOR = {"color": "#232", "bgcolor": "#353"}
 MODELS, INPUT, SAMPLING, OUTPUT = "#88A", "#3f789e", "#8A8", "#b58b2a"
 
 GAP, PADDING, TITLE = 64, 20, 76  # between nodes, around them in a group, and for the group's name and first title
-VIEW = (1500, 800)  # what a graph must fit into when it is opened
+READABLE = 0.6  # the front end writes no words on nodes that are smaller
+VIEW, CORNER = (1480, 720), (80, 110)  # what a graph must fit into when it is opened, right of and below the menus
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Graph:
         kind: str,
         *,
         title: str | None = None,
-        height: int | None = None,
+        tall: int | None = None,
         files: Iterable[Json] = (),
         **values: Any,
     ) -> Node:
@@ -101,7 +102,7 @@ class Graph:
         Args:
             kind: the node's id.
             title: shown in place of the node's own name.
-            height: where the default is too small, as for pictures and long texts.
+            tall: height of the node, where what its widgets need is too little.
             files: model files that its widgets name: name, url, directory.
             values: by input: the ``Output`` of another node, or the value of a widget; ``bypassed`` bypasses it.
 
@@ -128,7 +129,7 @@ class Graph:
         for target in node.json["inputs"]:
             self._link(values.get(target["name"]), node, target)
         node.json["widgets_values"] = _widget_values(schema, values)
-        node.json["size"][1] = height or _height(node.json)
+        node.json["size"][1] = tall or _height(node.json)
         return node
 
     def _place(self, kind: str, body: Json) -> Node:
@@ -176,7 +177,7 @@ class Graph:
     def to_json(self) -> Json:
         """The workflow, laid out."""
         groups, right, bottom = self._lay_out()
-        scale = round(min(VIEW[0] / right, VIEW[1] / bottom, 1.0), 2)
+        scale = round(max(READABLE, min(VIEW[0] / right, VIEW[1] / bottom, 1.0)), 2)
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"adacache/workflows/{self._name}")),
             "revision": 0,
@@ -186,7 +187,7 @@ class Graph:
             "links": self._links,
             "groups": groups,
             "config": {},
-            "extra": {"ds": {"scale": scale, "offset": [60, 60]}},
+            "extra": {"ds": {"scale": scale, "offset": [round(corner / scale) for corner in CORNER]}},
             "version": 0.4,
         }
 

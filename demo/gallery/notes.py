@@ -30,28 +30,32 @@ here and replays the others. The **AdaCache Inspector** shows which, and how lon
 
 - **Not good enough?** Preset *quality*: {quality} of {total} steps. Still not: under *advanced* set `start_percent` \
 to 0.2, so that the first fifth is always computed.
-- **Fast enough to try prompts?** Preset *fast*: {fast} of {total} steps.
-- **Much motion?** Plug **MoReg Settings** into AdaCache: what moves gets more steps.
-- **Compare:** select AdaCache, press Ctrl+B. Bypassed, every step is computed; the seed is fixed, so that the videos \
-can be compared.{extra}
+- **Only trying prompts?** Preset *fast*: {fast} of {total} steps.{hints}
 
 ### 4. Out of memory?
 
 {memory}
 """
+_MOTION = "**Much motion?** Plug **MoReg Settings** into AdaCache: what moves gets more steps."
+_COMPARE = (
+    "**Compare:** select AdaCache, press Ctrl+B. Bypassed, every step is computed; the seed is fixed, so that the "
+    "videos can be compared."
+)
 
 
 def write_note(recipe: Recipe, files: list[Json]) -> str:
     """The note's Markdown; ``files`` are the model files that the graph loads."""
-    computed = {preset: sum(computed_steps(preset, total) for total in recipe.steps) for preset in SPEEDUPS}
+    runs = recipe.steps[:1] if recipe.comparison else recipe.steps
+    computed = {preset: sum(computed_steps(preset, total) for total in runs) for preset in SPEEDUPS}
+    hints = [*([] if recipe.comparison else [_MOTION, _COMPARE]), *([recipe.extra] if recipe.extra else [])]
     return _NOTE.format(
         title=f"{recipe.title}: {recipe.task}",
         about=recipe.about,
         run=recipe.run,
         memory=recipe.memory,
-        extra=f"\n- {recipe.extra}" if recipe.extra else "",
+        hints="".join(f"\n- {hint}" for hint in hints),
         files=_table(files),
-        total=sum(recipe.steps),
+        total=sum(runs),
         **computed,
     ).strip()
 

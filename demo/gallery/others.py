@@ -164,7 +164,7 @@ def cogvideox(graph: Graph, recipe: Recipe) -> None:
     clip = load(graph, "CLIPLoader", clip_name="t5xxl_fp8_e4m3fn_scaled.safetensors", type="cogvideox")["CLIP"]
     vae = load(graph, "VAELoader", vae_name="cogvideox_vae.safetensors")["VAE"]
     graph.column("2. Video, and what to remove", 360, INPUT)
-    video = graph.add("LoadVideo", title="Your video", file="video.mp4", height=300)["VIDEO"]
+    video = graph.add("LoadVideo", title="Your video", file="video.mp4", tall=300)["VIDEO"]
     source = graph.add("GetVideoComponents", video=video)
     drawn = image(graph, "First frame: paint over what shall go")["MASK"]
     still = graph.add("MaskToImage", mask=drawn)

@@ -34,6 +34,7 @@ class Recipe:
         run: what to do before pressing Run.
         memory: what to change on a smaller card.
         extra: a further hint on AdaCache.
+        comparison: makes one video twice.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recipe:
     run: str = "Write what the video shows."
     memory: str = SMALLER
     extra: str = ""
+    comparison: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def diffusion_model(graph: Graph, name: str, shift: float | None = None, title: 
 
 def cached(graph: Graph, model: Output, title: str | None = None, moreg: Output | None = None) -> Node:
     """AdaCache in its default settings."""
-    return graph.add("AdaCache", title=title, model=model, height=150, **({"moreg": moreg} if moreg else {}))
+    return graph.add("AdaCache", title=title, model=model, **({"moreg": moreg} if moreg else {}))
 
 
 def wan_text(graph: Graph) -> tuple[Output, Output]:
@@ -90,14 +92,14 @@ def wan_text(graph: Graph) -> tuple[Output, Output]:
 
 def prompts(graph: Graph, clip: Output, prompt: str, spoils: str = SPOILS) -> tuple[Output, Output]:
     """Prompt and negative prompt."""
-    positive = graph.add("CLIPTextEncode", title="Prompt", clip=clip, text=prompt, height=190)
-    negative = graph.add("CLIPTextEncode", title="Negative prompt", clip=clip, text=spoils, height=120)
+    positive = graph.add("CLIPTextEncode", title="Prompt", clip=clip, text=prompt, tall=190)
+    negative = graph.add("CLIPTextEncode", title="Negative prompt", clip=clip, text=spoils, tall=120)
     return positive["CONDITIONING"], negative["CONDITIONING"]
 
 
 def image(graph: Graph, title: str = "Start image", bypassed: bool = False) -> Node:
     """A picture to choose."""
-    return graph.add("LoadImage", title=title, image="example.png", height=330, bypassed=bypassed)
+    return graph.add("LoadImage", title=title, image="example.png", tall=330, bypassed=bypassed)
 
 
 def sampler(
@@ -150,7 +152,7 @@ def custom_sampler(
 def inspect(graph: Graph, latent: Output, *caches: Node, title: str | None = None) -> Output:
     """The inspector behind a sampler."""
     statistics = dict(zip(("statistics", "statistics_2"), (cache["statistics"] for cache in caches), strict=False))
-    return graph.add("AdaCacheInspector", title=title, latent=latent, height=560, **statistics)["latent"]
+    return graph.add("AdaCacheInspector", title=title, latent=latent, tall=560, **statistics)["latent"]
 
 
 def output_column(graph: Graph, number: int) -> None:
@@ -167,7 +169,7 @@ def save(graph: Graph, name: str, frames: Output, fps: Output | float, audio: Ou
     """A video file."""
     sound = {} if audio is None else {"audio": audio}
     video = graph.add("CreateVideo", images=frames, fps=fps, **sound)["VIDEO"]
-    graph.add("SaveVideo", video=video, filename_prefix=f"video/adacache_{name}", height=460)
+    graph.add("SaveVideo", video=video, filename_prefix=f"video/adacache_{name}", tall=460)
 
 
 def sample_and_save(
