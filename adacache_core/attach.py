@@ -127,8 +127,8 @@ def skipping_output(model: nn.Module, replay: Callable[[torch.device], list[Tens
     """Let nothing of the model run; it returns what ``replay(device)`` gives, one tensor or a list of them."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        # Latent and timestep are on one device; models of video and audio take a list of latents.
-        output = replay(next(argument.device for argument in args if isinstance(argument, Tensor)))
+        latent = args[0] if isinstance(args[0], Tensor) else args[0][0]  # or latents of video and audio
+        output = replay(latent.device)
         return output[0] if len(output) == 1 else output
 
     with shadowed({model: forward}):

@@ -27,10 +27,12 @@ class Storage:
     device: torch.device | None = None
     free_memory: Callable[[torch.device], float] | None = None
 
-    def holds(self, computed: ComputedResidual, depth: int) -> bool:
-        """Whether there is room for ``depth`` computes of this size; as much again is needed to replay them."""
-        device = self.device or computed.residual[0].device
-        return self.free_memory is None or 2 * depth * computed.nbytes <= self.free_memory(device)
+    def holds(self, computed: Sequence[ComputedResidual], depth: int) -> bool:
+        """Whether there is room for ``depth`` computes of these sizes; as much again is needed to replay them."""
+        if self.free_memory is None or not computed:
+            return True
+        device = self.device or computed[0].residual[0].device
+        return 2 * depth * sum(residual.nbytes for residual in computed) <= self.free_memory(device)
 
 
 class ResidualCache:

@@ -150,11 +150,12 @@ class CacheRun:
 
         with attach.computing_output(model, record_output) if outputs else attach.computing(model, layout, record):
             yield False
+        computed = {key: ComputedResidual(time, tuple(parts)) for key, parts in residuals.items() if parts}
         with self._lock:
-            if outputs == self._outputs:  # a call in another thread may have changed it
-                for key, residual in residuals.items():
-                    if residual:
-                        self._store(key, ComputedResidual(time, tuple(residual)), layout, latent_shape, arguments)
+            self._choose_form(computed)
+            if outputs == self._outputs:
+                for key, residual in computed.items():
+                    self._store(key, residual, layout, latent_shape, arguments)
 
     def finish(self) -> RunStatistics:
         """Close the last step; the statistics are complete."""
@@ -232,12 +233,6 @@ class CacheRun:
         latent_shape: tuple[int, ...] | None,
         arguments: Mapping[str, Any] | None,
     ) -> None:
-        if self._storage.form == "auto" and not self._outputs and not self._storage.holds(computed, self.replay.order):
-            # From now on outputs are kept; the next steps compute, since there is nothing to replay yet.
-            self._outputs = True
-            self.statistics.storage = "output"
-            self._forget()
-            return
         self._measured.check(computed.residual)
         again = key in self._measured
         if not again:
@@ -251,6 +246,14 @@ class CacheRun:
             )
         self._cache.store(key, computed, again)
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, self._cache.nbytes)
+
+    def _choose_form(self, computed: Mapping[Hashable, ComputedResidual]) -> None:
+        """Keep outputs from now on where new conditions' hidden states would not fit; the next steps then compute."""
+        new = [residual for key, residual in computed.items() if key not in self._cache]
+        if self._storage.form == "auto" and not self._outputs and not self._storage.holds(new, self.replay.order):
+            self._outputs = True
+            self.statistics.storage = "output"
+            self._forget()
 
     def _forget(self) -> None:
         self._cache = ResidualCache(self.replay.order, self._storage.device)
@@ -282,8 +285,8 @@ class CacheRun:
         residual = self._predicted(stream, keys, time, before.device)
         if residual.shape != before.shape:
             raise ShapeMismatchError(
-                f"AdaCache: a residual of shape {tuple(residual.shape)} cannot be replayed onto a hidden state of shape "
-                f"{tuple(before.shape)}. This use of the model is not supported; bypass the AdaCache node."
+                f"AdaCache: a residual of shape {tuple(residual.shape)} cannot be replayed onto a hidden state of "
+                f"shape {tuple(before.shape)}. This use of the model is not supported; bypass the AdaCache node."
             )
         return before.float() + residual
 
