@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from browser import find_chromium, launch
+from playwright.sync_api import Browser, sync_playwright
 
 from demo.comfyui import REPOSITORY, ComfyServer, find_comfyui
 
@@ -68,6 +71,19 @@ def server(comfyui_path: Path) -> Iterator[ComfyServer]:
     """A running server with this pack, the demo's nodes and its weights; one per process of pytest-xdist."""
     with ComfyServer(comfyui_path) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium."""
+    path = find_chromium()
+    if path is None:
+        message = "There is no Chromium on this machine; `make browser` installs it."
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with sync_playwright() as playwright:
+        running = launch(playwright, path)
+        yield running
+        running.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

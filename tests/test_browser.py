@@ -15,26 +15,13 @@ from typing import Any
 
 import pytest
 import requests
-from browser import FrontEnd, find_chromium, launch, open_front_end
-from playwright.sync_api import Browser, sync_playwright
+from browser import FrontEnd, open_front_end
 
 from demo.comfyui import CACHE, REPOSITORY, ComfyServer
 
 WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
 STEPS = 30
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("demo_weights")]
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    path = find_chromium()
-    if path is None:
-        message = "There is no Chromium on this machine; `make browser` installs it."
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with sync_playwright() as playwright:
-        running = launch(playwright, path)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="session")
