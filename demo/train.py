@@ -5,12 +5,9 @@
 
 On a virtual machine set OMP_WAIT_POLICY=PASSIVE: OpenMP threads that spin made a step ten times slower.
 
-The weights in weights/ come from a run with mishaps, not from one clean `all`, on 21 November 2026, on two cores shared
-with other work. VAE: 844 steps, about 36 minutes, of which 14 were lost to spinning threads; batches of 33 frames only
-from step 481 on; green and magenta come back grey; no `decoder` stage. Diffusion model: 1,579 steps, about 53 minutes;
-541 on 640 clips of an earlier, more varied scenes.py (most of them on crops), then 1,038 on 360 clips of this one. Its
-text embedding was dead until step 770 and then drawn anew, so it has learned from prompts for 809 steps only. It is
-undertrained: colour and motion follow the prompt in part, shapes hardly.
+The weights in weights/ are of 21 November 2026, from two cores shared with other work, seed 0: VAE, 1,299 steps in 38 minutes; 640 latents;
+diffusion model, 2,352 steps in 60 minutes. Interrupted twice, after 351 latents and at step 2,142, and continued from
+the checkpoints; so `all` gives weights like these, not the same bits.
 """
 
 from __future__ import annotations

@@ -34,6 +34,20 @@ FRAMES = {
     "Mochi_1": 5,  # 2 latent frames, 6 to 1, of which the stand-in of the VAE makes 4 to 1
 }
 
+# Numbers in a hidden state: video tokens of 9 frames of 64 x 64 x width of the stand-in, counted by hand.
+HIDDEN = {
+    **dict.fromkeys(PATHS, 3 * 4 * 4 * 128),  # Wan 2.1 and 2.2: 3 latent frames of 8 x 8, patches of 2 x 2
+    "Wan2.2_TI2V_5B": 3 * 2 * 2 * 128,  # latents of 4 x 4
+    "HunyuanVideo_1.5_T2V": 3 * 4 * 4 * 128,  # latents of 4 x 4, patches of 1 x 1
+    "LTX-Video_2B": 2 * 2 * 2 * 128,  # 2 latent frames of 2 x 2
+    "LTX-2": 2 * 2 * 2 * 128 + 10 * 64,  # and sound: 9 / 24 seconds of 25 tokens, rounded up
+    "Mochi_1": 2 * 4 * 4 * 64,
+    "Cosmos_Predict2_2B": 3 * 4 * 4 * 192,
+    "CogVideoX_VOID": 1 * 4 * 4 * 64,  # 2 latent frames make one token
+    "Kandinsky_5_Lite": 3 * 4 * 4 * 64,
+}
+pytestmark = pytest.mark.server
+
 
 def workflow(name: str) -> dict[str, Any]:
     return json.loads(PATHS[name].read_text(encoding="utf-8"))
@@ -145,6 +159,10 @@ def test_it_runs_with_tiny_models_under_the_names_it_asks_for(gallery, name):
     for one in runs:
         computed = [step["step"] for step in one["steps"] if step["computed"]]
         assert (one["total_steps"], one["conditions"], one["finished"]) == (STEPS, 2, True)
+        assert (one["storage"], one["cache_bytes"]) == (
+            "hidden",
+            2 * 2 * 4 * HIDDEN[name],
+        )  # computes, conditions, bytes
         if one["settings"]["motion_regularization"] is None:
             assert len(computed) == COMPUTED
         assert computed[:2] == [0, 1] and computed[-1] == STEPS - 1
@@ -172,7 +190,7 @@ LOOK = """() => ({
         .map((widget) => `${node.type}.${widget.name}: ${widget.value}`)),
     links: [...app.graph.links.values()].map((link) => {
         const [from, to] = [app.graph.getNodeById(link.origin_id), app.graph.getNodeById(link.target_id)]
-        return [from.id, from.outputs[link.origin_slot].name, to.id, to.inputs[link.target_slot].name]
+        return [Number(from.id), from.outputs[link.origin_slot].name, Number(to.id), to.inputs[link.target_slot].name]
     }),
     boxes: app.graph.nodes.map((node) => [node.title, [...node.boundingRect]]),
 })"""

@@ -121,7 +121,7 @@ class TestSamplers:
     @pytest.mark.filterwarnings("ignore:To copy construct")
     def test_a_sampler_with_steps_of_its_own(self, wan):
         """dpm_adaptive chooses its noise levels itself, three calls each, up to a hundred steps that nobody listed."""
-        every, every_log = bind_every_step(wan)
+        every, _ = bind_every_step(wan)
         assert torch.equal(sample(every, sampler="dpm_adaptive"), sample(wan, sampler="dpm_adaptive"))
         patched, log = bind(wan)
         with counting() as ran, watching():
