@@ -81,13 +81,14 @@ class CacheRun:
         self._on_step = on_step
         self._cache = ResidualCache(replay.order, self._storage.device)
         self._measured = Measurement(self.schedule.motion, group)
-        self._conditions: set[Hashable] = set()
+        self._conditions: dict[Hashable, int] = {}  # numbered as they come up
         self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
         self._step: StepRecord | None = None
         self._skipped: list[int] = []  # steps since the last compute
         self._started = 0.0
         self._lock = threading.Lock()
         statistics.storage = "output" if self._outputs else "hidden"
+        statistics.repays = repays and not self._outputs
 
     def step_index(self, sigma: float) -> int:
         """Zero-based step a sigma belongs to: the last one whose noise level is not below it.
@@ -178,17 +179,16 @@ class CacheRun:
             self._step = StepRecord(step, sigma, computed=reason != "skipped", reason=reason)
             self._started = clock.perf_counter()
         record = self._step
-        self._conditions.update(keys)
+        numbers = [self._conditions.setdefault(key, len(self._conditions)) for key in keys]
         self._asked.update(keys)
         self.statistics.conditions = len(self._conditions)
-        record.calls += len(keys)
         # By the schedule alone, or else it would depend on which condition comes first, in threads on chance.
-        if not self.schedule.computes(record.step):
-            if all(key in self._cache for key in keys):
-                return True
+        planned = self.schedule.computes(record.step)
+        skips = not planned and all(key in self._cache for key in keys)
+        if not planned and not skips:
             record.computed, record.reason = True, "nothing cached for a condition"
-        record.computed_calls += len(keys)
-        return False
+        record.count(numbers, computed=not skips)
+        return skips
 
     def _leave(self) -> None:
         """Close the current step: only now all of its conditions are known to the schedule."""
@@ -253,6 +253,7 @@ class CacheRun:
         if self._storage.form == "auto" and not self._outputs and not self._storage.holds(new, self.replay.order):
             self._outputs = True
             self.statistics.storage = "output"
+            self.statistics.repays = False
             self._forget()
 
     def _forget(self) -> None:

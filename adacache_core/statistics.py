@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -18,6 +19,8 @@ class StepRecord:
         reason: why it computed (``first steps``, ``schedule``, ``outside window``, ...), or ``skipped``.
         calls, computed_calls: model calls of the step, and how many of them ran the blocks; a call counts once per
             condition in it.
+        by_condition: a letter per condition, in the order in which the run met them: ``c`` computed, ``s`` skipped,
+            ``-`` not called. They differ where a condition that was new computed at a step that the others skipped.
         rate: steps until the next compute, decided at this step.
         distance: residual distance per step (AdaCache, Eq. 3).
         motion_score, motion_gradient, regularized_distance: see ``Observation``; None without MoReg.
@@ -30,12 +33,23 @@ class StepRecord:
     reason: str
     calls: int = 0
     computed_calls: int = 0
+    by_condition: str = ""
     rate: int | None = None
     distance: float | None = None
     motion_score: float | None = None
     motion_gradient: float | None = None
     regularized_distance: float | None = None
     seconds: float = 0.0
+
+    def count(self, conditions: Sequence[int], computed: bool) -> None:
+        """Count a model call for these conditions (numbers from 0); one computed call makes a condition computed."""
+        self.calls += len(conditions)
+        self.computed_calls += len(conditions) * computed
+        letters = list(self.by_condition.ljust(max(conditions) + 1, "-"))
+        for condition in conditions:
+            if letters[condition] != "c":
+                letters[condition] = "c" if computed else "s"
+        self.by_condition = "".join(letters)
 
 
 @dataclass
@@ -48,6 +62,7 @@ class RunStatistics:
         steps: records of the steps so far.
         conditions: number of conditions seen, each with a residual of its own.
         storage: what was kept, ``"hidden"`` or ``"output"``, see ``Storage``.
+        repays: whether computes give back half of the error of the skips before them, see ``CacheRun``.
         cache_bytes: most bytes held by residuals at any time.
         finished: False while it runs, and after an interrupt or an error.
     """
@@ -57,6 +72,7 @@ class RunStatistics:
     steps: list[StepRecord] = field(default_factory=list)
     conditions: int = 0
     storage: str = "hidden"
+    repays: bool = False
     cache_bytes: int = 0
     finished: bool = False
 
