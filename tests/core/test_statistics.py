@@ -28,16 +28,16 @@ def test_one_computed_call_of_a_step_makes_the_condition_computed():
 
 
 def test_only_the_new_condition_computes_at_a_planned_skip():
-    """Computes are 0, 1 and 5; a second condition comes up at step 3 and is gone after step 5."""
+    """Steps 0 and 1 compute, then every fourth; a condition comes up at step 3, whose first distance step 4 gives."""
     model, run = DoublingModel(), new_run()
     for step in range(7):
         for key in ("old", "new") if 3 <= step <= 5 else ("old",):
             with run.call(model, LAYOUT, SIGMAS[step], (key,)):
                 model(ones())
     steps = run.finish().steps
-    assert [record.by_condition for record in steps] == ["c", "c", "s", "sc", "ss", "cc", "s"]
-    assert [record.computed for record in steps] == [True, True, False, True, False, True, False]
-    assert [record.computed_calls for record in steps] == [1, 1, 0, 1, 0, 2, 0]
+    assert [record.by_condition for record in steps] == ["c", "c", "s", "sc", "cc", "ss", "s"]
+    assert [record.computed for record in steps] == [True, True, False, True, True, False, False]
+    assert [record.computed_calls for record in steps] == [1, 1, 0, 1, 2, 0, 0]
     assert steps[3].reason == "nothing cached for a condition"
 
 
