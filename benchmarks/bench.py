@@ -1,7 +1,8 @@
 """AdaCache against what a user could pick instead, on the same weights, prompts and seeds, in one run.
 
-    python -m benchmarks.bench --short      # ten minutes on two cores
-    python -m benchmarks.bench              # everything; goes on where it stopped
+    python -m benchmarks.bench --short               # ten minutes on two cores
+    python -m benchmarks.bench                       # everything; goes on where it stopped
+    python -m benchmarks.bench --runner diffusers    # one of the two runners
 
 Every scene is sampled uncached and then with every method, so that a pair of timings is minutes apart at most.
 """
@@ -25,12 +26,13 @@ from demo.comfyui import REPOSITORY
 
 from . import readme
 from .comfyui_runner import ComfyUIRunner
+from .diffusers_runner import DiffusersRunner
 from .quality import compare
-from .settings import Sampling, Setting, comfyui_settings, scenes
+from .settings import Sampling, Setting, comfyui_settings, diffusers_settings, scenes
 
 WEIGHTS = REPOSITORY / "demo" / "weights"
 RESULTS = Path(__file__).parent / "results"
-SHORT_SCENES, SCENES = 8, 48
+SHORT_SCENES, SCENES = 4, 48
 SAMPLINGS = (
     Sampling(),
     Sampling(steps=20),
@@ -71,7 +73,7 @@ class Records:
 
 
 def measure(
-    runner: ComfyUIRunner,
+    runner: ComfyUIRunner | DiffusersRunner,
     sampling: Sampling,
     settings: list[Setting],
     count: int,
@@ -107,7 +109,7 @@ def measure(
                     **compare(runner.decode(sampled.latent), reference),
                 }
             )
-        say(f"{sampling}: scene {number + 1} of {count}, {len(todo)} methods")
+        say(f"{runner.name}, {sampling}: scene {number + 1} of {count}, {len(todo)} methods")
 
 
 def row(records: list[Record]) -> Record:
@@ -148,38 +150,45 @@ def rows(records: list[Record]) -> list[Record]:
 
 def table(found: list[Record]) -> str:
     """Rows as Markdown."""
-    head = ("method", "setting", "steps", "speedup", "PSNR dB", "worst tenth", "SSIM", "motion", "cache KiB", "videos")
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += [
-        f"| {r['method']} | {r['setting']} | {r['computed_steps']:.1f} of {r['steps']} | {r['speedup']:.2f}x "
-        f"| {r['psnr_mean']:.1f} | {r['psnr_worst_decile']:.1f} | {r['ssim_mean']:.3f} | {r['motion_ratio'] or 0:.2f} "
-        f"| {(r['cache_bytes'] or 0) / 1024:.0f} | {r['videos']} |"
-        for r in found
-    ]
-    return "\n".join(lines)
+    columns: dict[str, Callable[[Record], str]] = {
+        "runner": lambda r: r["runner"],
+        "method": lambda r: r["method"],
+        "setting": lambda r: r["setting"],
+        "steps": lambda r: f"{r['computed_steps']:.1f} of {r['steps']}",
+        "speedup": lambda r: f"{r['speedup']:.2f}x",
+        "PSNR dB": lambda r: f"{r['psnr_mean']:.1f}",
+        "worst tenth": lambda r: f"{r['psnr_worst_decile']:.1f}",
+        "SSIM": lambda r: f"{r['ssim_mean']:.3f}",
+        "motion": lambda r: f"{r['motion_ratio'] or 0:.2f}",
+        "cache KiB": lambda r: "" if r["cache_bytes"] is None else f"{r['cache_bytes'] / 1024:.0f}",
+        "videos": lambda r: str(r["videos"]),
+    }
+    cells = [list(columns), ["---"] * len(columns), *([show(r) for show in columns.values()] for r in found)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def plot(found: list[Record], path: Path) -> None:
-    """Mean PSNR against speedup in steps, a line for every method, at the default sampling."""
+def plot(found: list[Record], folder: Path) -> None:
+    """Mean PSNR against speedup, a line for every method and a picture for every runner, at the default sampling."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    methods: dict[str, list[Record]] = defaultdict(list)
+    runners: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for r in found:
-        if Sampling(**{name: r[name] for name in asdict(Sampling())}) == Sampling():
-            methods[r["method"]].append(r)
-    for method, points in sorted(methods.items()):
-        points.sort(key=lambda r: r["computed_steps"])
-        line = "-" if method == "adacache" else "--"
-        axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], line, marker="o", label=method)
-    axes.set(xlabel="wall-clock speedup", ylabel="mean PSNR of the video, dB", title=str(Sampling()))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+        if all(r[name] == value for name, value in asdict(Sampling()).items()):
+            runners[r["runner"]][r["method"]].append(r)
+    for runner, methods in runners.items():
+        figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+        for method, points in sorted(methods.items()):
+            points.sort(key=lambda r: r["speedup"])
+            line = "-" if method == "adacache" else "--"
+            axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], line, marker="o", label=method)
+        axes.set(xlabel="wall-clock speedup", ylabel="mean PSNR of the video, dB", title=f"{runner}: {Sampling()}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(folder / f"{runner}.png", dpi=120)
+        pyplot.close(figure)
 
 
 def machine() -> str:
@@ -188,16 +197,20 @@ def machine() -> str:
     return f"{device}, {platform.machine()}, PyTorch {torch.__version__}"
 
 
-def plans(short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
+SETTINGS = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}
+
+
+def plans(runner: str, short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
     """What is sampled, most wanted first."""
     for index, sampling in enumerate(SAMPLINGS[:1] if short else SAMPLINGS):
-        yield sampling, list(comfyui_settings(sampling, short=short or index > 0))
+        yield sampling, list(SETTINGS[runner](sampling, short=short or index > 0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few scenes, the default sampling, fewer rows")
     parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
+    parser.add_argument("--runner", choices=list(SETTINGS), action="append", help="default: both")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "output" / "bench", help="finished samples")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -206,16 +219,18 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{(time.monotonic() - started) / 60:6.1f} min  {text}", flush=True)
 
-    runner = ComfyUIRunner(WEIGHTS / "adacache_demo_dit.safetensors", WEIGHTS / "adacache_demo_vae.safetensors")
+    comfyui = ComfyUIRunner(WEIGHTS / "adacache_demo_dit.safetensors", WEIGHTS / "adacache_demo_vae.safetensors")
     records = Records(options.work / "samples.jsonl")
     count = options.scenes or (SHORT_SCENES if options.short else SCENES)
-    for sampling, settings in plans(options.short):
-        measure(runner, sampling, settings, count, records, say)
+    for name in options.runner or SETTINGS:
+        runner = comfyui if name == "comfyui" else DiffusersRunner(WEIGHTS / "adacache_demo_dit.safetensors", comfyui)
+        for sampling, settings in plans(name, options.short):
+            measure(runner, sampling, settings, count, records, say)
     found = rows(records.all)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
     (options.out / "latest.md").write_text(f"{machine()}\n\n{table(found)}\n")
-    plot(found, options.out / "comfyui.png")
+    plot(found, options.out)
     if options.out == RESULTS:
         readme.write()
     print(table(found))

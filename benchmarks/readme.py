@@ -31,7 +31,8 @@ def numbers(results: dict[str, Any]) -> str:
     rows = [
         row
         for row in results["rows"]
-        if row["setting"] in SHOWN[row["method"]]
+        if row["runner"] == "comfyui"
+        and row["setting"] in SHOWN[row["method"]]
         and all(row[name] == getattr(sampling, name) for name in ("steps", "sampler", "shift", "cfg"))
     ]
     rows.sort(key=lambda row: -row["computed_steps"])

@@ -83,8 +83,9 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     """Rows of the ComfyUI runner; the first ones are what the short form shows."""
     for preset in PRESETS:
         yield setting("adacache", preset, preset=preset)
-    for threshold in THRESHOLDS:
+    for threshold in (0.1, 0.2, 0.5) if short else THRESHOLDS:
         yield setting("lazycache", f"threshold {threshold:g}", threshold=threshold)
+    for threshold in (0.2,) if short else THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}", threshold=threshold)
     for count in equal_computes(sampling.steps):
         yield setting("adacache", f"{count} computes", preset="target", computes=count)
@@ -100,3 +101,30 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
         yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)
     for threshold in THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
+
+
+def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
+    """Rows of the diffusers runner: ours, and its peers from careful to fast."""
+    for preset in PRESETS:
+        yield setting("adacache", preset, preset=preset)
+    for count in equal_computes(sampling.steps):
+        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+        yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
+    for threshold in (0.05, 0.1, 0.2) if short else (0.02, 0.05, 0.1, 0.2, 0.3):
+        yield setting("fbcache", f"threshold {threshold:g}", threshold=threshold)
+    for interval, order in ((2, 1), (4, 1)) if short else itertools.product((2, 3, 4, 5), (1, 2)):
+        yield setting("taylorseer", f"interval {interval}, order {order}", cache_interval=interval, max_order=order)
+    for threshold, skips in ((0.06, 3), (0.24, 4), *(() if short else ((0.03, 2), (0.12, 3), (0.5, 6)))):
+        yield setting("magcache", f"threshold {threshold:g}, {skips} skips", threshold=threshold, max_skip_steps=skips)
+    for latest in (681,) if short else (681, 901):
+        timesteps = {
+            f"{part}_timestep_skip_range": (-1, latest) for part in ("spatial_attention", "unconditional_batch")
+        }
+        yield setting("fastercache", f"up to timestep {latest}", **timesteps)
+    for interval in (2,) if short else (2, 3, 5):
+        ranges = {"spatial_attention_block_skip_range": interval, "cross_attention_block_skip_range": 2 * interval}
+        yield setting("pab", f"every {interval}", **ranges)
+    for threshold in (0.1, 0.2) if short else (0.05, 0.1, 0.2, 0.3, 0.5):
+        for order in (0, 1):
+            label = f"threshold {threshold:g}" + (", TaylorSeer" if order else "")
+            yield setting("dbcache", label, residual_diff_threshold=threshold, order=order)

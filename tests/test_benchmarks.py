@@ -9,12 +9,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import readme
 from benchmarks.bench import Records, measure, row, table
 from benchmarks.fixed import FixedInterval
 from benchmarks.quality import EQUAL_DB, compare
-from benchmarks.settings import Sampling, comfyui_settings, equal_computes, scenes, setting
+from benchmarks.settings import Sampling, comfyui_settings, diffusers_settings, equal_computes, scenes, setting
 from demo.comfyui import REPOSITORY
 
 
@@ -76,7 +77,7 @@ def test_a_row_by_hand():
     assert found["computed_steps"] == 14.0
     assert found["motion_ratio"] == 0.8
     assert found["videos"] == 3
-    assert "| adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3 |" in table([found])
+    assert "| comfyui | adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3 |" in table([found])
 
 
 @pytest.mark.usefixtures("comfy_imports")
@@ -111,6 +112,73 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_p
     assert by_method["easycache"]["cache_bytes"] == 2 * output
     assert len(said) == 2
     measure(runner, sampling, settings, 1, again, lambda text: pytest.fail(text))
+
+
+@pytest.fixture(scope="module")
+def runners(comfy_imports, demo_weights):
+    from benchmarks.comfyui_runner import ComfyUIRunner
+    from benchmarks.diffusers_runner import DiffusersRunner
+
+    weights = demo_weights / "adacache_demo_dit.safetensors"
+    comfyui = ComfyUIRunner(weights, demo_weights / "adacache_demo_vae.safetensors")
+    return comfyui, DiffusersRunner(weights, comfyui)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.functional")  # FasterCache's meshgrid
+class TestDiffusers:
+    """The same weights in diffusers, with its caches and cache-dit's."""
+
+    def test_the_model_is_the_same(self, runners):
+        comfyui, diffusers = runners
+        generator = torch.Generator().manual_seed(0)
+        latent = torch.randn(2, 16, 9, 16, 16, generator=generator)
+        context = torch.randn(2, 6, 64, generator=generator)
+        sigmas = torch.tensor([0.9, 0.2])
+        with torch.no_grad():
+            expected = comfyui._model.model.diffusion_model(latent, 1000 * sigmas, context)
+            found = diffusers._model(latent, 1000 * sigmas, context, return_dict=False)[0]
+        assert expected.std() > 0.1
+        assert (found - expected).abs().max() < 1e-4
+
+    def test_work_is_counted_in_steps(self, runners):
+        _, diffusers = runners
+        (scene, seed), sampling = scenes(1)[0], Sampling(steps=8)
+        uncached = diffusers.sample(scene, seed, sampling, None)
+        assert (uncached.computed_steps, uncached.cache_bytes) == (8.0, None)
+
+        every = diffusers.sample(scene, seed, sampling, setting("adacache", "all", preset="target", computes=8))
+        assert torch.equal(every.latent, uncached.latent)
+        five = diffusers.sample(scene, seed, sampling, setting("adacache", "five", preset="target", computes=5))
+        hidden = 9 * 8 * 8 * 128 * 4
+        assert (five.computed_steps, five.cache_bytes) == (5.0, 2 * 2 * hidden)
+
+        never = {
+            "fbcache": {"threshold": 0.0},
+            "magcache": {"threshold": 0.0},
+            "dbcache": {"residual_diff_threshold": 0.0, "order": 0},
+            "pab": {"spatial_attention_block_skip_range": 1},
+            "taylorseer": {"disable_cache_before_step": 8},
+        }
+        for method, options in never.items():
+            sampled = diffusers.sample(scene, seed, sampling, setting(method, "never", **options))
+            assert (method, sampled.computed_steps) == (method, 8.0)
+            assert torch.allclose(sampled.latent, uncached.latent, atol=1e-5), method
+
+        often = {
+            "fbcache": {"threshold": 1e9},  # the first block runs in every step, the nine others in the first only
+            "magcache": {"threshold": 1e9, "max_skip_steps": 99, "retention_ratio": 0.125},  # the first step only
+            "dbcache": {"residual_diff_threshold": 1e9, "order": 0},  # two blocks in all, eight in the first three
+        }
+        expected = {"fbcache": 1 + 7 * 0.1, "magcache": 1.0, "dbcache": 3 + 5 * 0.2}
+        for method, options in often.items():
+            sampled = diffusers.sample(scene, seed, sampling, setting(method, "often", **options))
+            assert (method, sampled.computed_steps) == (method, pytest.approx(expected[method]))
+
+    def test_settings_are_told_apart_by_their_labels(self):
+        rows = list(diffusers_settings(Sampling(), short=False))
+        assert len({(row.method, row.label) for row in rows}) == len(rows)
+        peers = {"fbcache", "taylorseer", "magcache", "fastercache", "pab", "dbcache"}
+        assert {row.method for row in rows} == {"adacache", "fixed"} | peers
 
 
 def test_the_readme_says_what_the_results_say():

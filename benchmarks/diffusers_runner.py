@@ -1,0 +1,237 @@
+"""Samples the demo model through diffusers, with the caches of diffusers and cache-dit, and with ``adacache_core``.
+
+Both conditions go through the model as one batch, which is what FasterCache asks for and suits all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from adacache_core import CacheRun, Layout, RunStatistics, Storage, Stream, make_schedule, replay_for
+from adacache_core.layouts import Blocks
+from demo.scenes import Scene
+
+from .comfyui_runner import LATENT, ComfyUIRunner, Facts, Sampled
+from .fixed import fixed_interval
+from .settings import Sampling, Setting
+
+LAYOUT = Layout(
+    "Wan",
+    "diffusers.models.transformers.transformer_wan.WanTransformer3DModel",
+    (Blocks("blocks"),),
+    (Stream("norm_out"),),
+)
+# Of blocks 0 to Fn - 1; the default of 8 is made for models with some 40 blocks, a fifth of which is 2 of our 10.
+FIRST_BLOCKS = 2
+CONDITIONS = ("uncond", "cond")
+TOKENS = LATENT[2] * LATENT[3] // 2 * LATENT[4] // 2
+
+
+def load_model(weights: Path) -> nn.Module:
+    """The demo's weights in diffusers' class, converted by diffusers."""
+    from diffusers import WanTransformer3DModel
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    with safe_open(weights, "pt") as file:
+        heads = json.loads(file.metadata()["config"])["transformer"]["num_heads"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    width = len(tensors["patch_embedding.bias"])
+    model = WanTransformer3DModel(
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        text_dim=tensors["text_embedding.0.weight"].shape[1],
+        freq_dim=tensors["time_embedding.0.weight"].shape[1],
+        ffn_dim=len(tensors["blocks.0.ffn.0.bias"]),
+        num_layers=sum(name.endswith(".ffn.0.bias") for name in tensors),
+    )
+    model.load_state_dict(convert_wan_transformer_to_diffusers(tensors))
+    return model.float().eval().requires_grad_(False)
+
+
+class DiffusersRunner:
+    """The demo model in diffusers.
+
+    Args:
+        weights: a diffusion model's file, Wan 2.1 architecture.
+        comfyui: decodes the latents, so that every runner's are decoded alike.
+    """
+
+    name = "diffusers"
+
+    def __init__(self, weights: Path, comfyui: ComfyUIRunner) -> None:
+        self.model = weights.stem
+        self.decode = comfyui.decode
+        self._model = load_model(weights)
+        self._magnitudes: dict[Sampling, list[float]] = {}
+
+    @torch.no_grad()
+    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting | None) -> Sampled:
+        """Sample a scene, uncached where there is no setting."""
+        if setting is not None and setting.method == "magcache" and sampling not in self._magnitudes:
+            self._magnitudes[sampling] = self._calibrate_magcache(sampling)
+        model = copy.deepcopy(self._model)  # hooks never come off entirely
+        loop = _Loop(model, sampling)
+        caching = nullcontext(Facts()) if setting is None else self._cached(loop, setting)
+        with caching as facts, _counted(model) as work:
+            started = time.perf_counter()
+            latent = loop(scene, seed, facts)
+            seconds = time.perf_counter() - started
+        # Multiply-adds of the blocks' linear layers, in steps of which all blocks compute.
+        full = sum(layer.weight.numel() for layer in _linears(model)) * len(CONDITIONS) * TOKENS
+        return Sampled(latent, seconds, sum(work) / full, facts.cache_bytes)
+
+    def _calibrate_magcache(self, sampling: Sampling) -> list[float]:
+        from diffusers.hooks import MagCacheConfig
+
+        model = copy.deepcopy(self._model)
+        model.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=sampling.steps))
+        with redirect_stdout(io.StringIO()) as printed:
+            _Loop(model, sampling)(Scene("slow", "static", "plain", "2", "green", "circle"), 4_999, Facts())
+        ratios: list[float] = ast.literal_eval(next(x for x in printed.getvalue().splitlines() if x.startswith("[1.0")))
+        return ratios
+
+    @contextmanager
+    def _cached(self, loop: _Loop, setting: Setting) -> Iterator[Facts]:
+        sampling, options = loop.sampling, setting.arguments
+        if setting.method in ("adacache", "fixed"):
+            yield loop.attach(setting.method, **options)
+            return
+        if setting.method == "dbcache":
+            import cache_dit
+
+            order = options.pop("order")
+            cache_dit.enable_cache(
+                loop.model,
+                cache_config=cache_dit.DBCacheConfig(
+                    Fn_compute_blocks=FIRST_BLOCKS,
+                    max_warmup_steps=3,
+                    num_inference_steps=sampling.steps,
+                    enable_separate_cfg=False,
+                    **options,
+                ),
+                calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order) if order else None,
+            )
+        else:
+            from diffusers import hooks
+
+            made = {
+                "fbcache": hooks.FirstBlockCacheConfig,
+                "taylorseer": hooks.TaylorSeerCacheConfig,
+                "magcache": hooks.MagCacheConfig,
+                "fastercache": hooks.FasterCacheConfig,
+                "pab": hooks.PyramidAttentionBroadcastConfig,
+            }[setting.method]
+            if setting.method == "magcache":
+                options |= {"num_inference_steps": sampling.steps, "mag_ratios": self._magnitudes[sampling]}
+            if setting.method in ("fastercache", "pab"):
+                options["current_timestep_callback"] = lambda: loop.timestep
+            if setting.method == "taylorseer":
+                options["taylor_factors_dtype"] = torch.float32
+            loop.model.enable_cache(made(**options))
+        yield Facts()
+
+
+class _Loop:
+    """Sampling with a scheduler of diffusers."""
+
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+        self.model, self.sampling = model, sampling
+        self.scheduler = (
+            UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=sampling.shift)
+            if sampling.sampler == "uni_pc"
+            else FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
+        )
+        self.scheduler.set_timesteps(sampling.steps)
+        self.timestep = 0.0
+        self.run: CacheRun | None = None
+
+    def attach(
+        self,
+        method: str,
+        preset: str = "target",
+        computes: int | None = None,
+        replay: str = "auto",
+        storage: str = "hidden",
+        repays: bool = True,
+    ) -> Facts:
+        """Use ``adacache_core`` in this loop."""
+        times = [float(sigma) for sigma in self.scheduler.sigmas]
+        chosen, statistics = replay_for(preset, replay), RunStatistics({}, len(times) - 1)
+        planned = preset not in ("paper-fast", "paper-slow") and method == "adacache"
+        schedule = make_schedule if method == "adacache" else fixed_interval(computes)
+        speedup = self.sampling.steps / computes if computes else 2.0
+        self.run = CacheRun(
+            lambda: schedule(preset, times[:-1], chosen, None, None, None, speedup),
+            chosen,
+            times,
+            statistics,
+            storage=Storage(storage),
+            repays=repays and planned and self.sampling.sampler == "euler",
+        )
+        return Facts(lambda: statistics.cache_bytes)
+
+    def __call__(self, scene: Scene, seed: int, facts: Facts) -> Tensor:
+        from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
+
+        latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
+        prompt = embed_scene(asdict(scene))
+        # Attention to copies of one token is attention to that token.
+        text = torch.cat([embed_empty().expand_as(prompt), prompt])
+        for index, timestep in enumerate(self.scheduler.timesteps):
+            self.timestep = float(timestep)
+            sigma = float(self.scheduler.sigmas[index])
+            caching = self.run.call(self.model, LAYOUT, sigma, CONDITIONS, LATENT) if self.run else nullcontext()
+            with self.model.cache_context("both"), caching:
+                velocity = self.model(
+                    hidden_states=torch.cat([latent, latent]),
+                    timestep=timestep.expand(2),
+                    encoder_hidden_states=text,
+                    return_dict=False,
+                )[0]
+            without, with_prompt = velocity.chunk(2)
+            guided = without + self.sampling.cfg * (with_prompt - without)
+            latent = self.scheduler.step(guided, timestep, latent, return_dict=False)[0]
+            facts.step()
+        if self.run:
+            self.run.finish()
+        return latent
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    """Layers that see the video's tokens; keys and values of the prompt are few."""
+    return [
+        module
+        for name, module in model.blocks.named_modules()
+        if isinstance(module, nn.Linear) and ".attn2.to_k" not in name and ".attn2.to_v" not in name
+    ]
+
+
+@contextmanager
+def _counted(model: nn.Module) -> Iterator[list[int]]:
+    """Multiply-adds of every call of a block's linear layer."""
+    work: list[int] = []
+
+    def note(layer: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        work.append(args[0].shape[:-1].numel() * layer.weight.numel())
+
+    handles = [layer.register_forward_pre_hook(note) for layer in _linears(model)]
+    try:
+        yield work
+    finally:
+        for handle in handles:
+            handle.remove()
