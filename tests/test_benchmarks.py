@@ -132,7 +132,7 @@ class TestDiffusers:
         comfyui, diffusers = runners
         generator = torch.Generator().manual_seed(0)
         latent = torch.randn(2, 16, 9, 16, 16, generator=generator)
-        context = torch.randn(2, 6, 64, generator=generator)
+        context = torch.randn(2, 6, 4096, generator=generator)
         sigmas = torch.tensor([0.9, 0.2])
         with torch.no_grad():
             expected = comfyui._model.model.diffusion_model(latent, 1000 * sigmas, context)
