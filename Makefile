@@ -13,8 +13,9 @@ demo: comfyui ## sample the demo model with and without AdaCache, and compare
 bench: comfyui ## against EasyCache, LazyCache and a fixed interval; BENCH_ARGS=--short takes ten minutes
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
+# Two processes with one thread each are faster than one with two: much of a test is waiting for a server.
 test: comfyui browser ## all tests; PYTEST_ARGS="-k name" for some
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
