@@ -52,8 +52,9 @@ class AdaCacheInspector(io.ComfyNode):
         statistics: StatisticsLog | None = None,
         statistics_2: StatisticsLog | None = None,
     ) -> io.NodeOutput:
-        logs = [log for log in (statistics, statistics_2) if log is not None]
+        logs = {log for log in (statistics, statistics_2) if log is not None}
         prompt_id, _ = executing_prompt()
-        runs = [run.statistics for log in logs for run in log.of_prompt(prompt_id)]
-        report = make_report(runs, connected=bool(logs))
+        # In the order of sampling, whichever expert is connected first.
+        runs = sorted((run for log in logs for run in log.of_prompt(prompt_id)), key=lambda run: run.started)
+        report = make_report([run.statistics for run in runs], connected=bool(logs))
         return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui={"adacache": [report]})

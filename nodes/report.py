@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..adacache_core import RunStatistics
@@ -23,6 +24,12 @@ SENTENCES = {
     "phase_early": "The early third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
     "phase_middle": "The middle third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
     "phase_late": "The late third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
+    "repaid": "Computed steps gave back half of the error of the skips before them (error repayment).",
+    "not_repaid": "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep.",
+    "outputs": (
+        "Only the model's outputs were kept: they take little memory, and skipped steps come out less exact than with "
+        "hidden states."
+    ),
     "too_few": "No step was skipped: {steps} steps are too few, the video changes too much from one to the next.",
     "window": "No step was skipped: start_percent {start} and end_percent {end} leave none that may be.",
     "forced": "No step was skipped: the ones that may be are followed by steps that are always computed.",
@@ -49,8 +56,9 @@ def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, 
 
     Returns:
         Totals (``total_steps``, ``computed_steps``, ``skipped_steps``, ``cache_bytes``, ``seconds``, ``speedup``),
-        ``preset`` and ``replay``, ``runs`` (see ``RunStatistics.to_dict``), ``explanation`` (keys of ``SENTENCES``
-        with their values) and ``summary`` (the explanation in English, a line each).
+        what was in force (``preset``, ``replay``, ``storage``, ``cache_device``), ``runs`` (see
+        ``RunStatistics.to_dict``), ``explanation`` (keys of ``SENTENCES`` with their values) and ``summary`` (the
+        explanation in English, a line each).
     """
     total, computed = sum(len(run.steps) for run in runs), sum(run.computed_steps for run in runs)
     timed = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
@@ -63,8 +71,10 @@ def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, 
         "cache_bytes": max((run.cache_bytes for run in runs), default=0),
         "seconds": sum(run.seconds for run in runs),
         "speedup": uncached / spent if spent > 0 else None,
-        "preset": _in_force(runs, "preset"),
-        "replay": _in_force(runs, "replay"),
+        "preset": _in_force(_preset(run.settings) for run in runs),
+        "replay": _in_force(run.settings["replay"] for run in runs),
+        "storage": _in_force(run.storage for run in runs),
+        "cache_device": _in_force(run.settings["cache_device"] for run in runs),
         "summary": "\n".join(_sentence(entry) for entry in explanation),
         "explanation": explanation,
         "runs": [run.to_dict() for run in runs],
@@ -88,9 +98,13 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def _in_force(runs: list[RunStatistics], setting: str) -> str | None:
-    """The setting of all runs; both, in order, where two differ."""
-    return " + ".join(dict.fromkeys(str(run.settings[setting]) for run in runs)) or None
+def _in_force(choices: Iterable[str]) -> str | None:
+    """What all runs have; both, in order, where two differ."""
+    return " + ".join(dict.fromkeys(choices)) or None
+
+
+def _preset(settings: dict[str, Any]) -> str:
+    return f"target {settings['planned_speedup']:g}x" if settings["preset"] == "target" else settings["preset"]
 
 
 def _sentence(entry: dict[str, Any]) -> str:
@@ -130,6 +144,7 @@ def _why(run: RunStatistics) -> list[dict[str, Any]]:
     skipped = [record.step for record in run.steps if not record.computed]
     if skipped:
         entries.append(_phase(skipped, run.total_steps))
+        entries += _how(run)
     elif run.finished and run.steps:
         entries.append(_why_nothing(run))
     reasons = [record.reason for record in run.steps]
@@ -139,6 +154,14 @@ def _why(run: RunStatistics) -> list[dict[str, Any]]:
     if not run.finished:
         entries.append({"key": "stopped", "done": len(run.steps), "steps": run.total_steps})
     return entries
+
+
+def _how(run: RunStatistics) -> list[dict[str, Any]]:
+    """What makes skipped steps more or less exact."""
+    if run.storage == "output":
+        return [{"key": "outputs"}]
+    planned = run.settings["planned_speedup"] is not None
+    return [{"key": "repaid" if run.repays else "not_repaid"}] if planned else []
 
 
 def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:

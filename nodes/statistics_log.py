@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..adacache_core import RunStatistics
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """Statistics of one sampling run, with the prompt and the sampler node it belongs to (None if unknown)."""
+    """Statistics of one sampling run, with the prompt and the sampler node it belongs to (None if unknown).
+
+    ``started`` is only good for putting runs of several logs in order.
+    """
 
     prompt_id: str | None
     node_id: str | None
     statistics: RunStatistics
+    started: float = field(default_factory=time.monotonic)
 
 
 class StatisticsLog:

@@ -10,7 +10,16 @@ import pytest
 from demo.comfyui import REPOSITORY
 
 CODEBOOK = [[0.08, 6], [0.16, 3], [0.4, 1]]
-SETTINGS = {"preset": "balanced", "replay": "forecast", "codebook": None, "start_percent": 0.0, "end_percent": 1.0}
+SETTINGS = {
+    "preset": "balanced",
+    "replay": "forecast",
+    "planned_speedup": 2.2,
+    "codebook": None,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "cache_device": "same device",
+}
+REPAID = "Computed steps gave back half of the error of the skips before them (error repayment)."
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def run(pack):
     reasons = {"c": "schedule", "s": "skipped", "f": "first steps", "w": "outside window", "t": "too few steps"}
 
     def make(steps, total=None, finished=True, distances=(), regularized=(), first=None, **settings):
-        statistics = RunStatistics({**SETTINGS, **settings}, total or len(steps), finished=finished)
+        statistics = RunStatistics({**SETTINGS, **settings}, total or len(steps), repays=True, finished=finished)
         for index, letter in enumerate(steps):
             computed = letter != "s"
             record = StepRecord(index, 1 - index / 10, computed, reasons[letter], calls=2, computed_calls=2 * computed)
@@ -61,6 +70,7 @@ def test_totals_and_sentences_of_a_run(report, run):
         "Sampling took 14.0 s; with every step computed it would have taken about 20.0 s.",
         "A computed step usually took 2.00 s, a skipped one 0.50 s on average.",
         "The middle third of sampling was skipped most: 2 of its 3 steps (5 to 7).",
+        REPAID,
     ]
     assert json.loads(json.dumps(made)) == made
 
@@ -82,6 +92,38 @@ def test_two_experts_are_weighed_by_their_time(report, run):
     assert made["replay"] == "forecast"
     assert [entry["run"] for entry in made["explanation"] if entry["key"] == "run"] == [1, 2]
     assert "Run 2 of 2:\nSampling took 20.0 s." in made["summary"]
+
+
+def test_the_target_is_shown(report, run):
+    two = [run("ffcs", preset="target", planned_speedup=2.5), run("ffcs", preset="target", planned_speedup=3.0)]
+    assert report(two[:1])["preset"] == "target 2.5x"
+    assert report(two)["preset"] == "target 2.5x + target 3x"
+
+
+def test_what_was_kept_and_where(report, run):
+    hidden, output = run("ffcs"), run("ffcs", cache_device="system memory")
+    output.storage = "output"
+    assert (report([hidden])["storage"], report([hidden])["cache_device"]) == ("hidden", "same device")
+    made = report([hidden, output])
+    assert (made["storage"], made["cache_device"]) == ("hidden + output", "same device + system memory")
+
+
+def test_whether_errors_were_repaid(report, run):
+    def how(repays=True, storage="hidden", **settings):
+        statistics = run("ffcscssscf", **settings)
+        statistics.repays, statistics.storage = repays, storage
+        return report([statistics])["summary"].split("\n")[3:]
+
+    assert how() == [REPAID]
+    assert how(repays=False) == [
+        "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep."
+    ]
+    assert how(repays=False, storage="output") == [
+        "Only the model's outputs were kept: they take little memory, and skipped steps come out less exact than with "
+        "hidden states."
+    ]
+    assert how(repays=False, planned_speedup=None, codebook=CODEBOOK) == [], "the paper's presets never repay"
+    assert "repaid" not in keys(report([run("ffcccc")])), "nothing was skipped"
 
 
 @pytest.mark.parametrize(("steps", "third"), [("fsssccccccff", "early"), ("ffccccccsssf", "late")])
@@ -160,11 +202,45 @@ def test_human_numbers(pack):
     ]
 
 
+def words(language):
+    """Texts of web/strings.js: top-level ones by key, and sentences by ``sentences.key``."""
+    source = (REPOSITORY / "web" / "strings.js").read_text(encoding="utf-8")
+    block = re.search(rf"^const {language} = {{\n(.*?)^}}$", source, re.MULTILINE | re.DOTALL)[1]
+    found, part = {}, ""
+    for line in block.splitlines():
+        if opened := re.fullmatch(r"  (\w+): {", line):
+            part = f"{opened[1]}."
+        elif entry := re.fullmatch(r"  +'?([\w ]+?)'?: '(.*)',?", line):
+            found[part + entry[1]] = entry[2]
+        elif line == "  }," or line == "  }":
+            part = ""
+    return found
+
+
+def placeholders(text):
+    return set(re.findall(r"{(\w+)}", text))
+
+
 def test_every_sentence_has_its_chinese(pack):
     from adacache.nodes.report import SENTENCES
 
-    text = (REPOSITORY / "web" / "strings.js").read_text(encoding="utf-8").split("const zh", 1)[1]
-    chinese = dict(re.findall(r"^ {4}(\w+): '(.*)'", text.split("sentences: {")[1], re.MULTILINE))
+    chinese = {key[10:]: text for key, text in words("zh").items() if key.startswith("sentences.")}
     assert chinese.keys() == SENTENCES.keys()
-    for key, sentence in SENTENCES.items():
-        assert set(re.findall(r"{(\w+)}", chinese[key])) == set(re.findall(r"{(\w+)}", sentence)), key
+    assert all(placeholders(chinese[key]) == placeholders(sentence) for key, sentence in SENTENCES.items())
+
+
+def test_every_reason_has_its_chinese():
+    core = "".join((REPOSITORY / "adacache_core" / f"{name}.py").read_text() for name in ("schedule", "run"))
+    reasons = {key[8:] for key in words("zh") if key.startswith("reasons.")}
+    assert {reason for reason in reasons if f'"{reason}"' not in core} == set()
+    assert set(re.findall(r'return "([a-z ]+)"', core)) <= reasons
+    assert set(re.findall(r'reason = (?:True, )?"([a-z ]+)"', core)) <= reasons
+
+
+def test_every_other_text_has_its_chinese():
+    english, chinese = ({k: v for k, v in words(name).items() if "." not in k} for name in ("en", "zh"))
+    assert len(english) > 40
+    assert chinese.keys() == english.keys()
+    assert {key for key in english if placeholders(english[key]) != placeholders(chinese[key])} == set()
+    same = {key for key in english if english[key] == chinese[key]}
+    assert same == {"tipSigma"}, "not translated"

@@ -71,7 +71,7 @@ class Inspector {
   #live(stopped) {
     const runs = [...this.runs.values()]
     const { steps, total_steps: total } = runs.at(-1)
-    this.view.show(reportOf(runs), { done: steps.length, total, stopped })
+    this.view.show(reportOf(runs), { run: runs.length, done: steps.length, total, stopped })
   }
 }
 
@@ -126,13 +126,18 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node)
   },
-  // A job opened from the history arrives here only.
-  onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      if (output?.adacache) inspectors.get(nodeByLocatorId(id))?.complete(output.adacache[0])
-    }
+  // A tab that is opened again, and a job of the old menu's history, arrive here only; the latter's outputs are filled
+  // in after this call.
+  onNodeOutputsUpdated() {
+    queueMicrotask(() => showOutputs(app.nodeOutputs))
   }
 })
+
+function showOutputs(outputs) {
+  for (const [id, output] of Object.entries(outputs)) {
+    if (output?.adacache) inspectors.get(nodeByLocatorId(id))?.complete(output.adacache[0])
+  }
+}
 
 function* allNodes(graph) {
   for (const node of graph?.nodes ?? []) {

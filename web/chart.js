@@ -1,43 +1,20 @@
 // Draws the records of sampling runs as SVG. Pure: numbers in, one element out.
 
-const LEFT = 40, RIGHT = 6, LABELS = 78, TITLE = 22, CAPTION = 29, BARS = 84, STRIP = 44, LANE = 62, GAP = 8
-const STEPS_OF_TEN = [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10]
+import { conditionLanes, hasDistance, hasMotion, rateBounds, scaleTop } from './scales.js'
+import { bar, hatchPattern, svg, text, triangle } from './svg.js'
+
+const LEFT = 40, RIGHT = 6, LABELS = 78, TITLE = 22, CAPTION = 29, BARS = 84, STRIP = 44, LANE = 62, ROW = 13, GAP = 8
+const MOST_ROWS = 8
 
 let patterns = 0
 
-/** An SVG element; text goes in as text, never as markup. */
-function svg(tag, attributes = {}, ...children) {
-  const element = document.createElementNS('http://www.w3.org/2000/svg', tag)
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value)
-  element.append(...children)
-  return element
-}
-
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
-
-/** Round top of an axis: the largest value, but not so far above the usual ones that these could not be read. */
-export function scaleTop(values, least = 0) {
-  const present = values.filter((value) => value > 0)
-  const usual = present.length ? 3 * median(present) : 0
-  const top = Math.max(Math.min(Math.max(0, ...present), usual), least) || 1
-  const unit = 10 ** Math.floor(Math.log10(top))
-  return STEPS_OF_TEN.map((step) => step * unit).find((step) => step >= top * 0.999)
-}
-
-/** Thresholds at which a codebook's rate changes, with the rate below them. */
-export function rateBounds(codebook) {
-  return (codebook ?? []).filter(([, rate], at, all) => at + 1 < all.length && rate !== all[at + 1][1])
-}
-
-export const hasDistance = (run) => run.steps.some((record) => record.distance != null)
-export const hasMotion = (run) => run.steps.some((record) => record.motion_score != null)
 const lanesOf = (run) => Number(hasDistance(run)) + Number(hasMotion(run))
 const short = (value) => Number(value.toPrecision(3)).toString()
 
 /** The least height at which a chart of these runs reads well. */
 export function chartHeight(runs) {
-  return runs.reduce((sum, run) => sum + CAPTION + BARS + STRIP + lanesOf(run) * (CAPTION + LANE) + GAP, 0)
-    + (runs.length > 1 ? runs.length * TITLE : 0)
+  const heights = runs.map((run) => CAPTION + BARS + STRIP + rowsHeight(run) + lanesOf(run) * (CAPTION + LANE) + GAP)
+  return heights.reduce((sum, height) => sum + height, 0) + (runs.length > 1 ? runs.length * TITLE : 0)
 }
 
 /**
@@ -45,7 +22,8 @@ export function chartHeight(runs) {
  * @param runs dictionaries of RunStatistics
  * @param size width and height in CSS pixels
  * @param words texts of the chart, see strings.js
- * @returns element: the SVG; at(x, y): {run, column} under a point, or null; mark(place): highlights a column
+ * @returns element: the SVG; at(x, y): the place under a point, or null; of(run, column): a place; mark(place):
+ *   highlights its column. A place is {run, column, x, top}: its middle, and the upper edge of its run.
  */
 export function drawChart(runs, { width, height }, words) {
   const element = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, 'aria-hidden': 'true' })
@@ -70,16 +48,22 @@ export function drawChart(runs, { width, height }, words) {
     panels.push(panel)
     top += GAP
   })
-  return { element, at: (x, y) => placeAt(panels, x, y), mark: (place) => markPlace(panels, place) }
+  return {
+    element,
+    at: (x, y) => placeAt(panels, x, y),
+    of: (run, column) => placeOf(panels[run], column),
+    mark: (place) => markPlace(panels, place)
+  }
 }
 
 function placeAt(panels, x, y) {
   const panel = panels.find(({ top, bottom }) => y >= top && y <= bottom)
   if (!panel) return null
   const column = Math.floor((x - LEFT) / panel.columns.pitch)
-  const drawn = column >= 0 && column < panel.run.steps.length
-  return drawn ? { run: panel.number, column, x: panel.columns.middle(column), top: panel.top } : null
+  return column >= 0 && column < panel.run.steps.length ? placeOf(panel, column) : null
 }
+
+const placeOf = ({ number, columns, top }, column) => ({ run: number, column, x: columns.middle(column), top })
 
 function markPlace(panels, place) {
   for (const { number, columns, top, bottom, marker } of panels) {
@@ -89,13 +73,6 @@ function markPlace(panels, place) {
       : { width: 0 }
     for (const [name, value] of Object.entries(box)) marker.setAttribute(name, value)
   }
-}
-
-function hatchPattern(id) {
-  return svg('defs', {}, svg('pattern',
-    { id, width: 5, height: 5, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' },
-    svg('rect', { width: 5, height: 5, class: 'hatch-ground' }),
-    svg('line', { x1: 0, x2: 0, y1: 0, y2: 5, class: 'hatch-stroke' })))
 }
 
 /** Where steps lie. By order, not by step index: a sampler may go back and start over. */
@@ -109,12 +86,7 @@ function columnsOf(run, width) {
   return { count, pitch, thick, middle, start: (column) => middle(column) - thick / 2, right }
 }
 
-const text = (x, y, content, kind, anchor = 'start') =>
-  svg('text', { x, y, class: kind, 'text-anchor': anchor }, content)
 const line = (columns, y, kind) => svg('line', { x1: LEFT, x2: columns.right, y1: y, y2: y, class: kind })
-const bar = (x, y, width, height, kind, attributes = {}) =>
-  svg('rect', { x, y, width, height: Math.max(height, 0), class: kind, ...attributes })
-const triangle = (x, y, kind) => svg('path', { d: `M${x - 4} ${y + 6}h8l-4 -6z`, class: kind })
 
 function drawPanel(root, run, columns, top, stretch, hatch, words) {
   const bars = BARS * stretch, lane = LANE * stretch
@@ -122,6 +94,9 @@ function drawPanel(root, run, columns, top, stretch, hatch, words) {
   top += CAPTION + bars
   drawStrip(root, run.steps, columns, top + 4, hatch, words)
   top += STRIP
+  const rows = rowsHeight(run)
+  if (rows) drawConditions(root, conditionLanes(run), columns, top, hatch, words)
+  top += rows
   if (hasDistance(run)) {
     drawDistance(root, run, columns, top, lane, words)
     top += CAPTION + lane
@@ -167,12 +142,7 @@ function drawSeconds(root, steps, columns, top, height, hatch, words) {
 }
 
 function drawStrip(root, steps, columns, top, hatch, words) {
-  for (let column = 0; column < columns.count; column++) {
-    const record = steps[column]
-    const kind = record ? (record.computed ? 'computed' : 'skipped') : 'pending'
-    const fill = kind === 'skipped' ? { fill: `url(#${hatch})` } : {}
-    root.append(bar(columns.start(column), top, columns.thick, 9, `cell ${kind}`, fill))
-  }
+  drawCells(root, steps.map((record) => (record.computed ? 'c' : 's')), columns, top, 'cell', hatch)
   root.append(text(LEFT - 5, top + 21, words.step, 'tick', 'end'), text(LEFT - 5, top + 34, words.rate, 'tick', 'end'))
   for (const column of ticks(columns)) {
     const number = (steps[column]?.step ?? column) + 1
@@ -184,6 +154,32 @@ function drawStrip(root, steps, columns, top, hatch, words) {
     if (!record.rate || x < freeFrom) return
     root.append(text(x, top + 34, record.rate, 'tick strong', 'middle'))
     freeFrom = x + 14
+  })
+}
+
+function drawCells(root, letters, columns, top, kind, hatch) {
+  const kinds = { c: 'computed', s: 'skipped' }
+  for (let column = 0; column < columns.count; column++) {
+    const letter = letters[column]
+    const fill = letter === 's' ? { fill: `url(#${hatch})` } : {}
+    root.append(bar(columns.start(column), top, columns.thick, 9, `${kind} ${kinds[letter] ?? 'pending'}`, fill))
+  }
+}
+
+const rowsHeight = (run) => {
+  const rows = Math.min(conditionLanes(run).length, MOST_ROWS)
+  return rows ? CAPTION + rows * ROW : 0
+}
+
+/** Where conditions differ, a row for each, or for those that do alike. */
+function drawConditions(root, lanes, columns, top, hatch, words) {
+  const shown = lanes.slice(0, MOST_ROWS)
+  root.append(text(0, top + 16, words.conditionRows(shown.length, lanes.length), 'caption'))
+  shown.forEach(({ numbers, letters }, row) => {
+    const y = top + CAPTION - 5 + row * ROW
+    const label = numbers.length < 4 ? numbers.join(', ') : `${numbers[0]} +${numbers.length - 1}`
+    root.append(text(LEFT - 5, y + 8, label, 'tick', 'end'))
+    drawCells(root, letters, columns, y, 'condition', hatch)
   })
 }
 

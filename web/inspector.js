@@ -1,18 +1,19 @@
 // What the Inspector shows: numbers, chart, sentences and controls, in one element that any renderer can hold.
 
-import { chartHeight, drawChart, hasDistance, hasMotion, rateBounds } from './chart.js'
+import { chartHeight, drawChart } from './chart.js'
+import { alternative, html, memoryLabel, sigmaSpan, tableRows, tipLines } from './details.js'
+import { conditionLanes, hasDistance, hasMotion, rateBounds } from './scales.js'
 import { csvOf, humanBytes, humanSeconds } from './report.js'
 import { fill, sentences } from './strings.js'
 
-const TABLE = ['step', 'computed', 'reason', 'seconds', 'rate', 'distance']
 const PADDING = 20, GAP = 8
-
-/** An HTML element; text goes in as text, never as markup. */
-function html(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag)
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value)
-  element.append(...children)
-  return element
+// From the position of one step to that of another; -1 is none.
+const KEYS = {
+  ArrowRight: (here, count) => Math.min(here + 1, count - 1),
+  ArrowLeft: (here) => Math.max(here - 1, 0),
+  Home: () => 0,
+  End: (_, count) => count - 1,
+  Escape: () => -1
 }
 
 export class InspectorView {
@@ -27,6 +28,7 @@ export class InspectorView {
     this.report = null
     this.drawn = null
     this.pointer = null
+    this.cursor = null
     this.numbers = html('dl', { class: 'adacache-numbers' })
     this.legend = html('div', { class: 'adacache-legend', 'aria-hidden': 'true' })
     this.chart = html('div', { class: 'adacache-chart', role: 'img', tabindex: '0' })
@@ -48,7 +50,7 @@ export class InspectorView {
     this.observer.disconnect()
   }
 
-  /** Show a report, or the empty state. `live` is {done, total, stopped} while it is not complete. */
+  /** Show a report, or the empty state. `live` is {run, done, total, stopped} while it is not complete. */
   show(report, live = null) {
     this.report = report
     const strings = this.strings()
@@ -67,7 +69,7 @@ export class InspectorView {
       ? [
           [strings.speedup, report.speedup == null ? '–' : `${report.speedup.toFixed(2)}×`],
           [strings.steps, fill(strings.of, { computed: report.computed_steps, total: report.total_steps })],
-          [strings.memory, humanBytes(report.cache_bytes)],
+          [memoryLabel(report, strings), humanBytes(report.cache_bytes)],
           [fill(strings.presetReplay, report), report.preset]
         ]
       : [strings.speedup, strings.steps, strings.memory, strings.preset].map((label) => [label, '–'])
@@ -78,6 +80,8 @@ export class InspectorView {
   #fillLegend(strings) {
     const runs = this.report?.runs ?? []
     const entries = [['computed', strings.computed], ['skipped', strings.skipped]]
+    if (runs.some((run) => conditionLanes(run).some(({ letters }) => letters.includes('-'))))
+      entries.push(['pending', strings.notCalled])
     if (runs.some(hasDistance)) entries.push(['distance', strings.distanceKey])
     if (runs.some((run) => hasDistance(run) && rateBounds(run.settings.codebook).length))
       entries.push(['bound', strings.boundKey])
@@ -89,8 +93,11 @@ export class InspectorView {
 
   #fillSummary(strings, live) {
     const { report } = this
+    const sampling = live?.run > 1 ? strings.samplingRun : strings.sampling
+    // Four times a second is too much to be read out.
+    this.summary.setAttribute('aria-live', live && !live.stopped ? 'off' : 'polite')
     const lines = live
-      ? [fill(live.stopped ? strings.stopped : strings.sampling, live)]
+      ? [fill(live.stopped ? strings.stopped : sampling, live)]
       : report ? sentences(report, strings) : [strings.empty]
     this.summary.replaceChildren(...lines.map((line) => html('li', {}, line)))
   }
@@ -114,24 +121,12 @@ export class InspectorView {
     this.actions.append(copy, save, said)
   }
 
-  /** The chart in words, for those who do not see it: one sentence, and a table out of sight. */
+  /** The chart in words: one sentence, and a table out of sight. */
   #fillTable(strings) {
     const { report } = this
-    if (!report?.runs.length) {
-      this.chart.setAttribute('aria-label', strings.empty)
-      this.table.replaceChildren()
-      return
-    }
-    const rows = report.runs.flatMap((run) => run.steps)
-    const skipped = rows.filter((record) => !record.computed).map((record) => record.step + 1)
-    const list = skipped.length ? fill(strings.alternativeList, { steps: skipped.join(', ') }) : ''
-    this.chart.setAttribute('aria-label', fill(strings.alternative,
-      { computed: report.computed_steps, total: report.total_steps, skipped: report.skipped_steps, list }))
-    const heads = [strings.step, strings.computed, strings.tipReason, strings.tipTime, strings.rate, strings.distanceKey]
-    this.table.replaceChildren(
-      html('caption', {}, strings.table),
-      html('tr', {}, ...heads.map((head) => html('th', { scope: 'col' }, head))),
-      ...rows.map((record) => html('tr', {}, ...TABLE.map((name) => html('td', {}, cell(record, name, strings))))))
+    const shown = report?.runs.length > 0
+    this.chart.setAttribute('aria-label', shown ? alternative(report, strings) : strings.empty)
+    this.table.replaceChildren(...(shown ? tableRows(report, strings) : []))
   }
 
   #draw(changed = false) {
@@ -165,8 +160,11 @@ export class InspectorView {
       ...strings,
       seconds: humanSeconds,
       bound: (bound, rate) => fill(strings.bound, { bound, rate }),
+      conditionRows: (shown, count) =>
+        fill(shown < count ? strings.conditionsCut : strings.conditions, { shown, count }),
       runTitle: (number, runs, run) => fill(strings.run, {
-        number, runs, computed: run.computed_steps, total: run.total_steps, seconds: humanSeconds(run.seconds)
+        number, runs, computed: run.computed_steps, total: run.total_steps, seconds: humanSeconds(run.seconds),
+        span: sigmaSpan(run, strings)
       })
     }
   }
@@ -174,16 +172,34 @@ export class InspectorView {
   #listen() {
     this.chart.addEventListener('pointermove', ({ clientX, clientY }) => {
       this.pointer = { clientX, clientY }
+      this.cursor = null
       this.#point()
     })
-    this.chart.addEventListener('pointerleave', () => {
-      this.pointer = null
-      this.#point()
+    for (const event of ['pointerleave', 'blur']) {
+      this.chart.addEventListener(event, () => {
+        this.pointer = this.cursor = null
+        this.#point()
+      })
+    }
+    this.chart.addEventListener('keydown', (event) => {
+      const go = KEYS[event.key]
+      if (!go || !this.drawn) return
+      event.preventDefault()
+      event.stopPropagation() // the graph has uses of its own for these keys
+      this.#moveCursor(go)
     })
   }
 
-  /** The step under the pointer; also called when the chart changes under a pointer at rest. */
+  #moveCursor(go) {
+    const places = this.report.runs.flatMap(({ steps }, run) => steps.map((_, column) => ({ run, column })))
+    const here = places.findIndex(({ run, column }) => run === this.cursor?.run && column === this.cursor.column)
+    this.cursor = places[go(here, places.length)] ?? null
+    this.#point()
+  }
+
+  /** The step chosen by keys or under the pointer; also called when the chart changes under a pointer at rest. */
   #place() {
+    if (this.cursor && this.drawn) return this.drawn.of(this.cursor.run, this.cursor.column)
     if (!this.pointer || !this.drawn) return null
     const box = this.chart.getBoundingClientRect()
     // The canvas renderer scales the element with the zoom of the graph.
@@ -202,36 +218,6 @@ export class InspectorView {
     this.tip.style.left = `${fits ? left : Math.max(0, place.x - 12 - this.tip.offsetWidth)}px`
     this.tip.style.top = `${place.top + 24}px`
   }
-}
-
-const number = (value) => (value == null ? '' : Number(value.toPrecision(4)).toString())
-
-function cell(record, name, strings) {
-  if (name === 'step') return record.step + 1
-  if (name === 'computed') return record.computed ? strings.computed : strings.skipped
-  if (name === 'reason') return strings.reasons[record.reason] ?? record.reason
-  return name === 'seconds' ? humanSeconds(record.seconds) : number(record[name])
-}
-
-function tipLines(record, run, strings) {
-  const lines = [
-    [strings.tipReason, record.computed ? cell(record, 'reason', strings) : ''],
-    [strings.tipTime, humanSeconds(record.seconds)],
-    [strings.tipSigma, number(record.sigma)],
-    [strings.tipRate, record.rate ?? ''],
-    [strings.tipDistance, number(record.distance)],
-    [strings.tipRegularized, record.motion_score == null ? '' : number(record.regularized_distance)],
-    [strings.tipScore, number(record.motion_score)],
-    [strings.tipGradient, number(record.motion_gradient)],
-    [strings.tipCalls, fill(strings.of, { computed: record.computed_calls, total: record.calls })]
-  ]
-  const title = fill(strings.stepTitle, { step: record.step + 1, total: run.total_steps })
-  const state = record.computed ? strings.computed : strings.skipped
-  return [
-    html('strong', {}, `${title}: ${state}`),
-    ...lines.filter(([, value]) => value !== '')
-      .map(([label, value]) => html('div', {}, html('span', {}, label), html('span', {}, value)))
-  ]
 }
 
 async function copyText(text) {

@@ -1,6 +1,6 @@
 // Numbers of the Inspector for people and for files.
 
-const COLUMNS = ['step', 'sigma', 'computed', 'reason', 'calls', 'computed_calls', 'rate', 'distance',
+const COLUMNS = ['step', 'sigma', 'computed', 'reason', 'calls', 'computed_calls', 'by_condition', 'rate', 'distance',
   'regularized_distance', 'motion_score', 'motion_gradient', 'seconds']
 
 /** A report over runs that are still sampling; a finished one comes from the server. */
@@ -9,7 +9,7 @@ export function reportOf(runs) {
   const timed = runs.filter((run) => run.speedup != null)
   const spent = timed.reduce((total, run) => total + run.seconds, 0)
   const uncached = timed.reduce((total, run) => total + run.speedup * run.seconds, 0)
-  const setting = (name) => [...new Set(runs.map((run) => run.settings[name]))].join(' + ') || null
+  const inForce = (of) => [...new Set(runs.map(of))].join(' + ') || null
   return {
     total_steps: sum((run) => run.steps.length),
     computed_steps: sum((run) => run.computed_steps),
@@ -17,13 +17,18 @@ export function reportOf(runs) {
     cache_bytes: Math.max(0, ...runs.map((run) => run.cache_bytes)),
     seconds: sum((run) => run.seconds),
     speedup: spent > 0 ? uncached / spent : null,
-    preset: setting('preset'),
-    replay: setting('replay'),
+    preset: inForce(({ settings }) => presetOf(settings)),
+    replay: inForce(({ settings }) => settings.replay),
+    storage: inForce(({ storage }) => storage),
+    cache_device: inForce(({ settings }) => settings.cache_device),
     summary: '',
     explanation: [],
     runs
   }
 }
+
+const presetOf = ({ preset, planned_speedup: speedup }) =>
+  preset === 'target' ? `target ${Number(speedup.toPrecision(6))}x` : preset
 
 export function humanBytes(count) {
   if (count < 2 ** 20) return `${(count / 2 ** 10).toFixed(0)} KiB`
