@@ -1,0 +1,61 @@
+"""Every command in README.md works, and everything it links to is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from demo.comfyui import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FENCED = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+INLINE = re.findall(r"`((?:make|python3?|pip|uv|git|cd|comfy|curl|npm) [^`\n]+)`", README)
+COMMANDS = sorted({line.strip() for block in FENCED for line in block.splitlines() if line.strip()} | set(INLINE))
+# Running these here would run this test again, or take half an hour.
+TOO_LONG = ("make test", "make bench")
+
+
+def run(command: str) -> str:
+    """Run a command in the repository; returns what it printed."""
+    # Not as a part of the `make test` that runs this.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST_"))}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+def test_the_commands_are_found_and_each_is_run_below():
+    assert COMMANDS == ["make bench", "make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", TOO_LONG)
+def test_what_takes_too_long_would_start(command):
+    modules = re.findall(r"python -m (\S+)", run(command.replace("make ", "make --dry-run ", 1)))
+    assert modules[-1] == {"make test": "pytest", "make bench": "benchmarks.bench"}[command]
+    for module in set(modules) - {"demo.comfyui"}:  # has no options, and is run by every other test
+        assert "usage: " in run(f"{sys.executable} -m {module} --help")
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("demo_weights")
+def test_the_demo_makes_what_the_readme_says(tmp_path):
+    output = run(f"make demo DEMO_ARGS='--output {tmp_path}'")
+    assert re.search(r"^ *balanced +14 +16 ", output, re.MULTILINE), output
+    assert (tmp_path / "side_by_side.mp4").stat().st_size > 0
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert "docs/chart.png" in targets
+    assert not [target for target in targets if "://" not in target and not (REPOSITORY / target).exists()]
