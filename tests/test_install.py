@@ -192,7 +192,7 @@ DANGEROUS = {
 }
 FORBIDDEN = {
     ".py": r"(?<![\w.])(eval|exec|compile|__import__)\s*\(|\.(send|connect)\s*\(|\bpip\b|\benviron\b|(https?|wss?)://",
-    ".js": r"\b(eval|Function|fetch|fetchApi|import|importScripts)\s*\(|\.(send|connect|sendBeacon)\s*\("
+    ".js": r"\b(eval|Function|fetch|import|importScripts)\s*\(|\.(send|connect|sendBeacon)\s*\("
     r"|\b(XMLHttpRequest|WebSocket|EventSource|innerHTML)\b|(https?|wss?)://",
     ".css": r"@import|(https?|wss?)://|url\(",
 }

@@ -9,6 +9,8 @@ import { stringsFor } from './strings.js'
 const NODE = 'AdaCacheInspector'
 const WIDTH = 460
 const LIVE = 'AdaCache.LiveUpdates'
+const DEFAULT_PRESET = 'AdaCache.DefaultPreset'
+const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom']
 
 const setting = (name) => app.extensionManager?.setting?.get(name)
 const strings = () => stringsFor(setting('Comfy.Locale') ?? 'en')
@@ -92,6 +94,13 @@ function attach(node) {
   }
 }
 
+/** For a node added by hand. A pasted one gets its own values after this; a loaded one may lack some. */
+function applyDefaultPreset(node) {
+  if (app.configuringGraph) return
+  const widget = node.widgets?.find(({ name }) => name === 'preset')
+  if (widget && PRESETS.includes(setting(DEFAULT_PRESET))) widget.value = setting(DEFAULT_PRESET)
+}
+
 function loadStyle() {
   const link = document.createElement('link')
   link.rel = 'stylesheet'
@@ -109,6 +118,15 @@ app.registerExtension({
       category: ['AdaCache', 'Inspector', 'LiveUpdates'],
       type: 'boolean',
       defaultValue: true
+    },
+    {
+      id: DEFAULT_PRESET,
+      name: 'Preset of new AdaCache nodes',
+      tooltip: 'Workflows and pasted nodes keep their own.',
+      category: ['AdaCache', 'AdaCache', 'DefaultPreset'],
+      type: 'combo',
+      options: PRESETS,
+      defaultValue: PRESETS[0]
     }
   ],
   setup() {
@@ -125,6 +143,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node)
+    if (node.comfyClass === 'AdaCache') applyDefaultPreset(node)
   },
   // A tab that is opened again, and a job of the old menu's history, arrive here only; the latter's outputs are filled
   // in after this call.
