@@ -11,7 +11,7 @@ from typing import Any
 from ._pen import WIDTH
 
 MARGIN = 28
-_LABELS_LEFT, _LABELS_RIGHT = 86, 132
+_LABELS_LEFT, _LABELS_RIGHT = 104, 132
 
 Record = dict[str, Any]
 

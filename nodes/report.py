@@ -40,7 +40,7 @@ SENTENCES = {
     ),
     "motion": "No step was skipped because of motion: MoReg raised the lowest distance from {plain} to {lowest}.",
     "not_finite": "{count} steps gave values that are not finite (NaN): they were not cached. Check model and LoRAs.",
-    "new_condition": "{count} planned skips were computed because a condition was new at that step.",
+    "new_condition": "Planned skips that were computed because a condition was new at that step: {count}.",
     "stopped": "The run stopped after {done} of {steps} steps: it was interrupted or failed.",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, Playwright
 
-from demo.comfyui import REPOSITORY, ComfyServer
+from demo.comfyui import CACHE, REPOSITORY, ComfyServer
 
+# ComfyUI brings a front end of its own; this is the newest at the time of writing.
+NEWEST_FRONT_END = "1.58.1"
 SCREENSHOTS = REPOSITORY / "output" / "screenshots"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SETTINGS = {
@@ -31,6 +35,21 @@ def find_chromium() -> str | None:
     return next((path for path in map(shutil.which, names) if path), None)
 
 
+def fetch_newest_front_end() -> Path:
+    """The folder to give to ComfyUI as ``--front-end-root``; installed once, below ``.comfyui/``.
+
+    Raises:
+        subprocess.CalledProcessError: it is not there and could not be installed.
+    """
+    folder = CACHE / f"front-end-{NEWEST_FRONT_END}"
+    static = folder / "comfyui_frontend_package" / "static"
+    if not static.is_dir():
+        command = [str(Path(sys.prefix) / "bin" / "uv"), "pip", "install", "--quiet", "--no-deps"]
+        package = f"comfyui-frontend-package=={NEWEST_FRONT_END}"
+        subprocess.run([*command, "--target", str(folder), package], check=True, capture_output=True, text=True)
+    return static
+
+
 def launch(playwright: Playwright, executable: str) -> Browser:
     """A headless Chromium."""
     return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
@@ -38,7 +57,7 @@ def launch(playwright: Playwright, executable: str) -> Browser:
 
 @contextmanager
 def open_front_end(
-    browser: Browser, server: ComfyServer, size: tuple[int, int] = (1500, 950), **settings: Any
+    browser: Browser, server: ComfyServer, size: tuple[int, int] = (1500, 950), zoom: float = 1, **settings: Any
 ) -> Iterator[FrontEnd]:
     """A fresh page with the front end of a server, in known settings.
 
@@ -46,11 +65,13 @@ def open_front_end(
         browser: see ``launch``.
         server: a running server.
         size: of the window.
+        zoom: of the browser, for large text.
         settings: of the front end, by id with ``__`` for dots.
     """
     changed = {name.replace("__", "."): value for name, value in settings.items()}
     server.post("/settings", {**SETTINGS, **changed})
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
+    viewport = {"width": int(size[0] / zoom), "height": int(size[1] / zoom)}
+    context = browser.new_context(viewport=viewport, device_scale_factor=zoom, accept_downloads=True)
     try:
         front_end = FrontEnd(context.new_page(), server)
         front_end.visit()
@@ -135,6 +156,16 @@ class FrontEnd:
             zoom,
         )
         self.page.wait_for_timeout(500)
+        # By what is drawn: the graph may not know yet how high the node has become.
+        self.page.evaluate(
+            """() => {
+                const box = document.querySelector('.adacache').getBoundingClientRect(), { ds } = app.canvas
+                ds.offset[0] += (innerWidth / 2 - box.left - box.width / 2) / ds.scale
+                ds.offset[1] += (innerHeight / 2 - box.top - box.height / 2) / ds.scale
+                app.canvas.setDirty(true, true)
+            }"""
+        )
+        self.page.wait_for_timeout(300)
 
     def run(self) -> None:
         """Press Run."""
@@ -187,6 +218,47 @@ class FrontEnd:
         tip = self.inspector.locator(".adacache-tip")
         tip.wait_for(state="visible", timeout=5000)
         return tip.inner_text()
+
+    def copied(self) -> str:
+        """What the button "Copy JSON" puts on the clipboard."""
+        self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.inspector.get_by_role("button", name="Copy JSON").click()
+        self.inspector.get_by_text("Copied", exact=True).wait_for()
+        return self.page.evaluate("navigator.clipboard.readText()")
+
+    def saved(self) -> tuple[str, str]:
+        """Name and content of the file that the button "Save CSV" gives."""
+        with self.page.expect_download() as download:
+            self.inspector.get_by_role("button", name="Save CSV").click()
+        return download.value.suggested_filename, Path(download.value.path()).read_text(encoding="utf-8")
+
+    def open_last_job(self) -> None:
+        """Open the last job of the history in a new tab, with the mouse."""
+        self.page.get_by_test_id("queue-overlay-toggle").click()
+        self.page.get_by_test_id("job-assets-list").get_by_text(".mp4").first.click(button="right")
+        self.page.get_by_text("Open as workflow in new tab").click()
+        self.page.wait_for_function("app.extensionManager.workflow.activeWorkflow.filename.startsWith('Job ')")
+
+    def misplaced(self) -> list[str]:
+        """Texts of the inspector that are cut off, and pairs of texts of the chart that overlap."""
+        return self.page.evaluate(
+            """() => {
+                const box = document.querySelector('.adacache')
+                const inside = (outer, inner) => inner.left >= outer.left - 1 && inner.right <= outer.right + 1
+                    && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1
+                const outer = box.getBoundingClientRect()
+                const shown = [...box.querySelectorAll('dt, dd, li, button, .adacache-legend span, svg text')]
+                const cut = shown.filter((element) => element.scrollWidth > element.clientWidth + 1
+                    && getComputedStyle(element).display !== 'inline' && !element.ownerSVGElement
+                    || !inside(outer, element.getBoundingClientRect()))
+                const texts = [...box.querySelectorAll('svg text')].map((element) => [element, element.getBBox()])
+                const meet = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width
+                    && a.y + 2 < b.y + b.height && b.y + 2 < a.y + a.height
+                const pairs = texts.flatMap(([one, a], at) => texts.slice(at + 1).filter(([, b]) => meet(a, b))
+                    .map(([other]) => `${one.textContent} / ${other.textContent}`))
+                return [...cut.map((element) => element.textContent), ...pairs]
+            }"""
+        )
 
     def color(self, selector: str, name: str) -> list[int]:
         """Red, green and blue, 0 to 255, of the first element's style."""

@@ -7,17 +7,16 @@ import io
 import json
 import os
 import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from browser import FrontEnd, open_front_end
+from browser import FrontEnd, fetch_newest_front_end, open_front_end
+from colors import BLINDNESS, contrast, difference
 
-from demo.comfyui import CACHE, REPOSITORY, ComfyServer
+from demo.comfyui import REPOSITORY, ComfyServer
 
 WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
 STEPS = 30
@@ -26,19 +25,12 @@ pytestmark = [pytest.mark.server, pytest.mark.usefixtures("demo_weights")]
 
 @pytest.fixture(scope="session")
 def newest_front_end() -> Path:
-    """The newest front end, unpacked from its PyPI package."""
-    folder = CACHE / "newest-front-end"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    done = subprocess.run([*command, "comfyui-frontend-package"], capture_output=True, text=True)
-    wheels = sorted(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    if done.returncode or not wheels:
-        message = f"pip could not download the newest front end: {done.stderr[-300:]}"
+    """The newest front end, installed from its PyPI package."""
+    try:
+        return fetch_newest_front_end()
+    except subprocess.CalledProcessError as error:
+        message = f"The newest front end could not be installed: {error.stderr[-300:]}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    unpacked = wheels[-1].with_suffix("")
-    if not unpacked.is_dir():
-        with zipfile.ZipFile(wheels[-1]) as wheel:
-            wheel.extractall(unpacked)
-    return unpacked / "comfyui_frontend_package" / "static"
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +50,7 @@ def matches(front_end: FrontEnd, report: dict[str, Any]) -> None:
     assert front_end.inspector.locator("svg .cell.computed").count() == run["computed_steps"]
     assert front_end.inspector.locator("svg .cell.skipped").count() == run["skipped_steps"]
     assert front_end.inspector.locator("li").all_inner_texts() == report["summary"].split("\n")
+    assert front_end.misplaced() == []
 
 
 def tells_a_step(front_end: FrontEnd, report: dict[str, Any], step: int) -> None:
@@ -106,8 +99,10 @@ def test_the_renderers_can_be_switched(chromium, server):
             front_end.page.wait_for_function("(before) => app.canvas.ds.scale > before", arg=before, timeout=5000)
 
 
-def test_a_reloaded_page_a_cached_result_and_a_job_of_the_history(chromium, server, tmp_path):
-    with open_front_end(chromium, server) as front_end:
+@pytest.mark.parametrize(("which", "vue"), [("server", False), ("newest_server", True)], ids=["canvas", "newest-vue"])
+def test_a_reloaded_page_a_cached_result_and_a_job_of_the_history(chromium, request, tmp_path, which, vue):
+    server = request.getfixturevalue(which)
+    with open_front_end(chromium, server, Comfy__VueNodes__Enabled=vue) as front_end:
         front_end.open_workflow(WORKFLOW, seed=100)
         front_end.run()
         front_end.wait_for_report()
@@ -123,10 +118,52 @@ def test_a_reloaded_page_a_cached_result_and_a_job_of_the_history(chromium, serv
         again.write_bytes(WORKFLOW.read_bytes())
         front_end.open_workflow(again)
         assert front_end.numbers() == ["\u2013"] * 4
-        # What the front end does when a job is opened from its history.
-        front_end.page.evaluate("(report) => { app.nodeOutputs = { 9: { adacache: [report] } } }", report)
-        front_end.wait_for_report(5)
+        front_end.open_last_job()
+        front_end.wait_for_report(30)
         matches(front_end, report)
+        # Other tabs keep what they showed.
+        front_end.page.get_by_text("again", exact=True).first.click()
+        front_end.page.wait_for_function("app.extensionManager.workflow.activeWorkflow.filename === 'again'")
+        front_end.page.wait_for_timeout(1000)
+        assert front_end.numbers() == ["\u2013"] * 4
+        front_end.page.get_by_text("Job ").first.click()
+        front_end.wait_for_report(30)
+        matches(front_end, report)
+
+
+def test_a_job_of_the_old_menus_history(chromium, server):
+    with open_front_end(chromium, server, Comfy__UseNewMenu="Disabled") as front_end:
+        front_end.open_workflow(WORKFLOW, seed=100)
+        server.post("/history", {"clear": True})
+        with front_end.page.expect_response(lambda response: response.url.endswith("/prompt")) as response:
+            front_end.page.locator("#queue-button").click()
+        front_end.prompt_id = response.value.json()["prompt_id"]
+        report = front_end.report()
+        front_end.page.evaluate("app.graph.clear()")
+        front_end.page.get_by_role("button", name="View History").click()
+        front_end.page.get_by_role("button", name="Load", exact=True).last.click()
+        front_end.wait_for_report(30)
+        matches(front_end, report)
+
+
+def test_undo_keeps_the_chart(chromium, server):
+    with open_front_end(chromium, server) as front_end:
+        front_end.open_workflow(WORKFLOW, seed=100)
+        front_end.run()
+        front_end.wait_for_report()
+        front_end.page.wait_for_timeout(500)
+        front_end.page.evaluate(
+            """() => {
+                app.graph.nodes.find(({ type }) => type === 'VAELoader').pos[1] -= 40
+                app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()
+            }"""
+        )
+        front_end.page.locator("#graph-canvas").focus()
+        front_end.page.keyboard.press("Control+z")
+        moved = "app.graph.nodes.find(({ type }) => type === 'VAELoader').pos[1]"
+        front_end.page.wait_for_function(f"{moved} === 0")
+        front_end.wait_for_report(5)
+        matches(front_end, front_end.report())
 
 
 def test_a_copied_node_is_empty_and_nothing_is_saved_with_the_workflow(chromium, server):
@@ -137,34 +174,27 @@ def test_a_copied_node_is_empty_and_nothing_is_saved_with_the_workflow(chromium,
         saved = front_end.page.evaluate("app.graph.serialize().nodes.find(({type}) => type === 'AdaCacheInspector')")
         assert not saved.get("widgets_values")
         assert "computed" not in json.dumps(saved)
-        front_end.page.evaluate(
-            """() => {
-                const node = app.graph.nodes.find(({type}) => type === 'AdaCacheInspector')
-                const copy = node.clone()
-                copy.pos = [node.pos[0], node.pos[1] + 700]
-                app.graph.add(copy)
-            }"""
-        )
-        front_end.page.wait_for_timeout(500)
+        front_end.look_at_inspector()
+        front_end.page.locator("#graph-canvas").focus()
+        front_end.page.keyboard.press("Control+c")
+        front_end.page.keyboard.press("Control+v")
         second = front_end.page.locator(".adacache").nth(1)
+        second.wait_for(state="attached")
         assert second.locator("dd").all_inner_texts() == ["\u2013"] * 4
         matches(front_end, front_end.report())
 
 
 def test_controls_and_text_alternative(chromium, server):
     with open_front_end(chromium, server) as front_end:
-        front_end.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         front_end.open_workflow(WORKFLOW, seed=100)
         front_end.look_at_inspector()
         front_end.run()
         front_end.wait_for_report()
         report = front_end.report()
-        front_end.page.get_by_role("button", name="Copy JSON").click()
-        front_end.page.get_by_text("Copied", exact=True).wait_for()
-        assert json.loads(front_end.page.evaluate("navigator.clipboard.readText()")) == report
-        with front_end.page.expect_download() as download:
-            front_end.page.get_by_role("button", name="Save CSV").click()
-        rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+        assert json.loads(front_end.copied()) == report
+        name, content = front_end.saved()
+        assert name == "adacache.csv"
+        rows = list(csv.DictReader(io.StringIO(content)))
         assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
         records = report["runs"][0]["steps"]
         assert [float(row["seconds"]) for row in rows] == [record["seconds"] for record in records]
@@ -172,9 +202,26 @@ def test_controls_and_text_alternative(chromium, server):
         label = front_end.inspector.get_by_role("img").get_attribute("aria-label", timeout=5000)
         assert label == (
             f"Chart of the sampling steps: {report['computed_steps']} of {STEPS} computed, "
-            f"{report['skipped_steps']} skipped. Skipped: {skipped}."
+            f"{report['skipped_steps']} skipped. Skipped: {skipped}. Arrow keys tell about each step."
         )
         assert front_end.inspector.locator("table tr").count() == STEPS + 1
+
+
+def test_keys_go_from_step_to_step(chromium, server):
+    with open_front_end(chromium, server) as front_end:
+        front_end.open_workflow(WORKFLOW, seed=100)
+        front_end.run()
+        front_end.wait_for_report()
+        where = front_end.page.evaluate("[...app.canvas.ds.offset]")
+        front_end.inspector.get_by_role("img").focus()
+        tip, told = front_end.inspector.locator(".adacache-tip strong"), []
+        for key in ("ArrowRight", "ArrowRight", "End", "ArrowRight", "ArrowLeft", "Home", "ArrowLeft"):
+            front_end.page.keyboard.press(key)
+            told.append(tip.inner_text().split(" of ")[0])
+        assert told == [f"Step {step}" for step in (1, 2, STEPS, STEPS, STEPS - 1, 1, 1)]
+        front_end.page.keyboard.press("Escape")
+        tip.wait_for(state="hidden")
+        assert front_end.page.evaluate("[...app.canvas.ds.offset]") == where, "the graph stays where it is"
 
 
 def test_an_interrupted_run_says_so(chromium, server):
@@ -208,8 +255,22 @@ def test_chinese_light_and_large(chromium, server):
         assert all("\u4e00" <= sentence[0] <= "\u9fff" for sentence in sentences), sentences
         front_end.point_at(2)
         front_end.screenshot("inspector-chinese-light")
+        assert front_end.misplaced() == []
         front_end.look_at_inspector(zoom=2.0)
+        assert front_end.misplaced() == []
         front_end.screenshot("inspector-large")
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_the_browsers_zoom_of_200_percent(chromium, server, vue):
+    with open_front_end(chromium, server, size=(2000, 2000), zoom=2, Comfy__VueNodes__Enabled=vue) as front_end:
+        front_end.open_workflow(WORKFLOW, seed=100)
+        front_end.run()
+        front_end.wait_for_report()
+        front_end.look_at_inspector()
+        matches(front_end, front_end.report())
+        tells_a_step(front_end, front_end.report(), 20)
+        front_end.screenshot(f"inspector-zoom-200-{'vue' if vue else 'canvas'}")
 
 
 @pytest.mark.parametrize("which", ["server", "newest_server"])
@@ -225,18 +286,24 @@ def test_colours_stand_out_in_every_palette(chromium, request, which, palette):
         assert contrast(ground, front_end.color(".adacache dt", "color")) >= 4.5
         assert contrast(ground, front_end.color(".adacache svg .computed", "fill")) >= 3
         assert contrast(ground, front_end.color(".adacache svg .skipped", "stroke")) >= 3
-
-
-def contrast(one: list[int], other: list[int]) -> float:
-    """WCAG's contrast of two colours, red, green and blue in 0..255."""
-
-    def luminance(color: list[int]) -> float:
-        parts = [part / 255 for part in color]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    darker, lighter = sorted(map(luminance, (one, other)))
-    return (lighter + 0.05) / (darker + 0.05)
+        cards = front_end.color(".adacache-numbers > div", "backgroundColor")
+        assert contrast(cards, front_end.color(".adacache dt", "color")) >= 4.5
+        assert contrast(ground, front_end.color(".adacache svg .tick", "fill")) >= 4.5
+        computed = front_end.color(".adacache svg .computed", "fill")
+        for kind, style in ((".hatch-ground", "fill"), (".hatch-stroke", "stroke")):
+            skipped = front_end.color(f".adacache svg {kind}", style)
+            for blindness in BLINDNESS:
+                assert difference(computed, skipped, blindness) > 20, (kind, blindness)
+        # And not by colour alone: skipped is hatched.
+        fills = {
+            kind: {cell.get_attribute("fill") for cell in front_end.inspector.locator(f"svg .cell.{kind}").all()}
+            for kind in ("computed", "skipped")
+        }
+        assert fills["computed"] == {None}
+        [pattern] = fills["skipped"]
+        assert front_end.inspector.locator(f"svg pattern{pattern[4:-1]} line").count() == 1
+        front_end.look_at_inspector()
+        front_end.screenshot(f"inspector-{'newest-' if which == 'newest_server' else ''}{palette}")
 
 
 def test_every_node_has_its_words(server):

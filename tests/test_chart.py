@@ -123,8 +123,8 @@ def test_every_kind_of_report_can_be_drawn(draw, drawing):
 def test_conditions_get_lanes_where_they_differ(draw):
     alike, differing = draw("ccscsccc"), draw("ccscmccc")
     assert differing.shape[1] - alike.shape[1] == 2 * 16 + 28 + 20, "two rows, a gap and a sentence"
-    # The middle of the fifth of eight steps, between 114 and 996; rows begin under header, title, bars and strip.
-    fifth, rows = round(114 + 4.5 / 8 * (996 - 114)), 132 + 34 + 120 + 56 + 28
+    # The middle of the fifth of eight steps, between 132 and 996; rows begin under header, title, bars and strip.
+    fifth, rows = round(132 + 4.5 / 8 * (996 - 132)), 132 + 34 + 120 + 56 + 28
     first, second = (differing[0, rows + 16 * row + 6, fifth - 8 : fifth + 8] for row in (0, 1))
     assert share(second, COMPUTED) == 1
     assert share(first, COMPUTED) == 0 and share(first, SKIPPED_FILL) > 0.1

@@ -149,13 +149,29 @@ app.registerExtension({
   // in after this call.
   onNodeOutputsUpdated() {
     queueMicrotask(() => showOutputs(app.nodeOutputs))
+  },
+  // Undo makes all nodes anew. A workflow gets its name after this call.
+  afterConfigureGraph() {
+    showOutputs(app.nodeOutputs)
+    setTimeout(showJobOfHistory)
   }
 })
 
+/** Reports by locator or execution id. */
 function showOutputs(outputs) {
-  for (const [id, output] of Object.entries(outputs)) {
-    if (output?.adacache) inspectors.get(nodeByLocatorId(id))?.complete(output.adacache[0])
+  for (const [id, output] of Object.entries(outputs ?? {})) {
+    const inspector = inspectors.get(nodeByLocatorId(id) ?? nodeByExecutionId(id))
+    if (output?.adacache) inspector?.complete(output.adacache[0])
   }
+}
+
+/** The new menu opens a job of the history as a workflow of this name, and leaves its outputs behind. */
+async function showJobOfHistory() {
+  const name = app.extensionManager?.workflow?.activeWorkflow?.filename
+  const [, id] = name?.match(/^Job ([0-9a-f-]{36})/) ?? []
+  if (!id || Object.keys(app.nodeOutputs ?? {}).length) return
+  const history = await (await api.fetchApi(`/history/${id}`)).json()
+  showOutputs(history[id]?.outputs)
 }
 
 function* allNodes(graph) {

@@ -2,7 +2,10 @@
 
 const STEPS_OF_TEN = [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10]
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
+function median(values) {
+  const sorted = values.toSorted((a, b) => a - b), last = sorted.length - 1
+  return (sorted[Math.floor(last / 2)] + sorted[Math.ceil(last / 2)]) / 2
+}
 
 /** Round top of an axis: the largest value, but not so far above the usual ones that these could not be read. */
 export function scaleTop(values, least = 0) {
