@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import compileall
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -156,17 +157,19 @@ def run_demo_workflow(server: ComfyServer) -> tuple[PromptRun, str]:
     return server.run(prompt), node_id(prompt, "AdaCacheInspector")
 
 
-def test_the_archive_holds_the_pack_and_nothing_else(archive, unpacked):
-    assert sorted(path.name for path in unpacked.iterdir()) == PACKED
+def test_the_archive_holds_the_pack_and_nothing_else(archive):
     assert archive.stat().st_size < 2 * MEGABYTE
-    workflows = {path.stem: set() for path in (unpacked / "workflows").iterdir()}
-    for path in (unpacked / "workflows").iterdir():
-        workflows[path.stem].add(path.suffix)
+    with zipfile.ZipFile(archive) as packed:
+        files = [PurePosixPath(name) for name in packed.namelist() if not name.endswith("/")]
+    assert sorted({file.parts[0] for file in files}) == PACKED
+    assert {file.suffix for file in files} <= {"", ".md", ".toml", ".py", ".js", ".css", ".json", ".jpg", ".png"}
+    workflows: dict[str, set[str]] = {}
+    for file in files:
+        if file.parts[0] == "workflows":
+            workflows.setdefault(file.stem, set()).add(file.suffix)
     assert len(workflows) >= 15
     assert all(kinds == {".json", ".jpg"} for kinds in workflows.values()), workflows
     assert not any(name.startswith("demo_") for name in workflows)
-    kinds = {path.suffix for path in unpacked.rglob("*") if path.is_file()}
-    assert kinds <= {"", ".md", ".toml", ".py", ".js", ".css", ".json", ".jpg", ".png"}
 
 
 # --- The registry's checks -------------------------------------------------------------------------------------------
@@ -240,11 +243,11 @@ modules, environment, seen = set(sys.modules), dict(os.environ), []
 watched = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.putenv", "os.unsetenv",
            "urllib.", "ftplib.", "http.")
 sys.addaudithook(lambda event, arguments: seen.append(event) if event.startswith(watched) else None)
-started = time.perf_counter()
+started = time.process_time()
 spec = importlib.util.spec_from_file_location("adacache", f"{pack}/__init__.py", submodule_search_locations=[pack])
 sys.modules["adacache"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-milliseconds = 1000 * (time.perf_counter() - started)
+milliseconds = 1000 * (time.process_time() - started)
 assert module.comfy_entrypoint()
 new = {name.split(".")[0] for name in set(sys.modules) - modules} - sys.stdlib_module_names
 print(json.dumps({"new": sorted(new), "seen": seen, "environment": environment == dict(os.environ),
@@ -252,12 +255,14 @@ print(json.dumps({"new": sorted(new), "seen": seen, "environment": environment =
 """
 
 
-def test_importing_the_pack_loads_nothing_new_and_touches_nothing(unpacked, comfyui_path, record_property):
-    output = run([sys.executable, "-c", IMPORT, str(comfyui_path), str(unpacked)], unpacked)
+def test_importing_the_pack_loads_nothing_new_and_touches_nothing(unpacked, comfyui_path, tmp_path, record_property):
+    pack = shutil.copytree(unpacked, tmp_path / "adacache")
+    compileall.compile_dir(pack, quiet=1)  # as on every start but the first
+    output = run([sys.executable, "-c", IMPORT, str(comfyui_path), str(pack)], tmp_path)
     result = json.loads(output.splitlines()[-1])
     assert result["new"] == ["adacache"], "torch, numpy and the others must be those that ComfyUI has loaded anyway"
     assert result["seen"] == []
     assert result["environment"], "the environment was changed"
     # Not asserted, as times differ by machine: the aim is 100 ms.
     record_property("import_milliseconds", round(result["milliseconds"]))
-    print(f"Importing the pack took {result['milliseconds']:.0f} ms")
+    print(f"Importing the pack took {result['milliseconds']:.0f} ms of processor time")
