@@ -232,7 +232,15 @@ def test_the_nodes_document_themselves(server):
         shown = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         assert not [key for key, (_, *options) in shown.items() if not (options and options[0].get("tooltip"))], name
     required = info["AdaCache"]["input"]["required"]
-    assert required["preset"][1]["options"] == ["balanced", "quality", "fast", "paper-fast", "paper-slow", "custom"]
+    assert required["preset"][1]["options"] == [
+        "balanced",
+        "quality",
+        "fast",
+        "target",
+        "paper-fast",
+        "paper-slow",
+        "custom",
+    ]
     assert required["preset"][1]["default"] == "balanced"
     assert [name for name, spec in required.items() if len(spec) > 1 and spec[1].get("advanced")] == [
         "replay",
