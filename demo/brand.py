@@ -32,6 +32,7 @@ STEPS, SHIFT = 30, 3.0  # of the demo workflow
 COMPUTED, SKIPPED, SKIPPED_FILL = "#0072B2", "#E69F00", "#FBE3B0"
 SKY, AMBER, NIGHT, WHITE, HAZE = "#56B4E9", "#E69F00", "#101A2B", "#FFFFFF", "#A9B6C8"
 INK, MUTED, PAPER = "#1D2530", "#5B6675", "#FFFFFF"
+PAGE, MARGIN = 440, 20  # help pages are shown in a narrow panel
 MOTIONS = ("still", "changing")  # of the two videos that MoReg's picture compares
 
 Color = str
@@ -118,28 +119,29 @@ def plan(preset: str) -> list[bool]:
 
 
 def draw_presets() -> Image.Image:
-    """The planned presets, one row each."""
-    pen = Pen(720, 24 + 84 * len(SPEEDUPS), PAPER)
+    """The planned presets, one below the other."""
+    pen = Pen(PAGE, MARGIN + 104 * len(SPEEDUPS), PAPER)
     for number, preset in enumerate(SPEEDUPS):
-        _row(pen, 24 + 84 * number, 60, preset, plan(preset), left=142)
+        _run(pen, MARGIN, MARGIN + 104 * number, preset, plan(preset))
     return pen.picture()
 
 
 def draw_motion(results: Sequence[Result]) -> Image.Image:
     """Videos that move little and much, each beside the steps that were computed for it."""
-    pen = Pen(720, 24 + 116 * len(results), PAPER)
+    pen = Pen(PAGE, MARGIN + 104 * len(results), PAPER)
     for number, result in enumerate(results):
-        top = 24 + 116 * number
-        pen.paste(_overlay(result), 24, top, 92)
+        top = MARGIN + 104 * number
+        pen.paste(_overlay(result), MARGIN, top, 84)
         [run] = result.report["runs"]
-        _row(pen, top + 16, 60, "", [step["computed"] for step in run["steps"]], left=142)
+        _run(pen, MARGIN + 104, top, "", [step["computed"] for step in run["steps"]])
     return pen.picture()
 
 
-def _row(pen: Pen, top: float, height: float, label: str, computed: Sequence[bool], left: float) -> None:
-    pen.text(24, top + height / 2, label, 22, INK, "lm")
-    pen.bars(computed, left, top, 620, top + height, (COMPUTED, SKIPPED, SKIPPED_FILL))
-    pen.text(696, top + height / 2, f"{sum(computed)}/{len(computed)}", 22, MUTED, "rm")
+def _run(pen: Pen, left: float, top: float, label: str, computed: Sequence[bool]) -> None:
+    """A line of text, and below it a column per step; 84 high."""
+    pen.text(left, top + 20, label, 24, INK)
+    pen.text(PAGE - MARGIN, top + 20, f"{sum(computed)}/{len(computed)}", 24, MUTED, "rs")
+    pen.bars(computed, left, top + 32, PAGE - MARGIN, top + 84, (COMPUTED, SKIPPED, SKIPPED_FILL))
 
 
 def _overlay(result: Result) -> Image.Image:
@@ -173,7 +175,7 @@ def photograph_inspector(server: ComfyServer, locale: str) -> Image.Image:
         raise SystemExit("There is no Chromium on this machine; `make browser` installs it.")
     with sync_playwright() as playwright, launch(playwright, executable) as browser:
         with open_front_end(browser, server, Comfy__Locale=locale) as front_end:
-            front_end.open_workflow(WORKFLOW, seed=len(locale))
+            front_end.open_workflow(WORKFLOW, seed=2)
             front_end.look_at_inspector()
             front_end.run()
             front_end.wait_for_report(900)
@@ -187,7 +189,7 @@ def main() -> None:
     save(draw_presets().convert("RGB").quantize(64), help_pages / "AdaCache.png")
     with ComfyServer() as server:
         moving = [run_demo(server, "paper-slow", motion, moreg=True) for motion in MOTIONS]
-        save(draw_motion(moving).convert("RGB").quantize(128), help_pages / "AdaCacheMoReg.png")
+        save(draw_motion(moving).convert("RGB").quantize(256), help_pages / "AdaCacheMoReg.png")
         for locale, name in (("en", "AdaCacheInspector"), ("zh", "AdaCacheInspector-zh")):
             save(photograph_inspector(server, locale), help_pages / f"{name}.png")
 

@@ -51,7 +51,8 @@ def test_what_takes_too_long_would_start(command):
 @pytest.mark.usefixtures("demo_weights")
 def test_the_demo_makes_what_the_readme_says(tmp_path):
     output = run(f"make demo DEMO_ARGS='--output {tmp_path}'")
-    assert re.search(r"^ *balanced +14 +16 ", output, re.MULTILINE), output
+    [promised] = re.findall(r"^\| `balanced` \(default\) \|.*\| (\d+) \|$", README, re.MULTILINE)
+    assert re.search(rf"^ *balanced +{promised} +{30 - int(promised)} ", output, re.MULTILINE), output
     assert (tmp_path / "side_by_side.mp4").stat().st_size > 0
 
 
