@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,9 +33,10 @@ class Codebook:
             raise ConfigurationError(f"AdaCache: the codebook is empty. Write entries as {EXAMPLE}.")
         previous = 0.0
         for number, (threshold, rate) in enumerate(self.entries, start=1):
-            if not threshold > previous:
+            if not previous < threshold < math.inf:
                 met = f"{threshold:g} after {previous:g}" if number > 1 else f"{threshold:g}"
                 rule = "must ascend" if number > 1 else "must be above 0"
+                rule += " and be finite" if threshold == math.inf else ""
                 raise ConfigurationError(
                     f"AdaCache: codebook thresholds {rule}, got {met} (entry {number}). Write them as {EXAMPLE}."
                 )

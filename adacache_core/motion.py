@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,9 @@ from torch.distributed import ProcessGroup
 from .distance import l1_norm
 from .errors import ConfigurationError
 from .parallel import gather_tokens
+
+# Far more than any codebook asks for, and far from where float32 ends: a difference of two of these is a number.
+_LARGEST_SCORE = 1e30
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class MotionRegularization:
                 f"got {self.start_percent:g} and {self.end_percent:g}."
             )
         for name in ("scale", "exponent", "divisor"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigurationError(f"AdaCache MoReg: {name} must be above 0, got {getattr(self, name):g}.")
-        if not self.gradient_multiplier >= 0:
+        if not 0 <= self.gradient_multiplier < math.inf:
             raise ConfigurationError(
                 f"AdaCache MoReg: gradient_multiplier must be 0 or more, got {self.gradient_multiplier:g}."
             )
@@ -90,7 +94,7 @@ class MotionRegularization:
         would otherwise differ from the released code's.
         """
         score = torch.tensor(motion_score, dtype=torch.float32)
-        return float((1 / self.scale * score) ** self.exponent / self.divisor)
+        return float(((1 / self.scale * score) ** self.exponent / self.divisor).clamp(max=_LARGEST_SCORE))
 
     def gradient(self, score: float, previous_score: float, previous_rate: int) -> float:
         """Change of the scaled score per step, ``multiplier * (score - previous) / previous_rate`` (Eq. 6)."""
@@ -115,8 +119,11 @@ def motion_terms(residual: Tensor, frames: int, strides: tuple[int, ...]) -> Ten
 
 
 def score_of_terms(terms: Tensor) -> float:
-    """Motion score of the (added up) terms of ``motion_terms``: mean of the ratios over strides."""
-    return float((terms[:, 0].float() / terms[:, 1].float()).mean())
+    """Motion score of the (added up) terms of ``motion_terms``: mean of the ratios over strides.
+
+    Where a residual is 0 throughout, nothing moves.
+    """
+    return float((terms[:, 0].float() / terms[:, 1].float()).nan_to_num(0.0).mean())
 
 
 def motion_score(

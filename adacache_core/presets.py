@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .codebook import PAPER_FAST, PAPER_SLOW, Codebook, nearest
@@ -11,7 +12,7 @@ from .replay import FORECAST, HOLD, Replay, replay_named
 from .schedule import CodebookSchedule, PlannedSchedule, Schedule
 
 # Ratio of all steps to computed steps; planned ahead, see PlannedSchedule.
-SPEEDUPS = {"quality": 1.6, "balanced": 2.2, "fast": 3.2}
+SPEEDUPS = {"quality": 1.6, "balanced": 2.3, "fast": 3.2}
 PAPER = {"paper-fast": PAPER_FAST, "paper-slow": PAPER_SLOW}
 PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom")
 
@@ -35,7 +36,7 @@ def codebook_for(preset: str, total_steps: int, custom: Codebook | None = None) 
 def planned_speedup(preset: str, target: float | None = None) -> float | None:
     """Ratio of all steps to computed steps that a planned preset aims at; None for those with a codebook."""
     if preset == "target":
-        if target is None or not target >= 1:
+        if target is None or not 1 <= target < math.inf:
             raise ConfigurationError(
                 f'AdaCache: preset "target" needs a target_speedup of 1 or more, got {target}. 2 computes every second '
                 f"step on average."

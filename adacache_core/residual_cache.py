@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeMismatchError
-from .replay import ComputedResidual
+from .replay import ComputedResidual, Replay
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,33 @@ class ResidualCache:
         if history and _shapes(history[0].residual) != _shapes(computed.residual):
             raise ShapeMismatchError(
                 f"AdaCache: a residual of shape {_shapes(computed.residual)} cannot follow one of shape "
-                f"{_shapes(history[0].residual)}. Give another key to a condition of another shape."
+                f"{_shapes(history[0].residual)} within one run. This use of the model is not supported; bypass the "
+                f"AdaCache node."
             )
         if history and (again or history[0].time == computed.time):
             history = history[1:]
         if self.device is not None:
             computed = replace(computed, residual=tuple(tensor.to(self.device) for tensor in computed.residual))
         self._histories[key] = (computed, *history)[: self.depth]
+
+    def replayed(
+        self, replay: Replay, stream: int, keys: Sequence[Hashable], time: float, device: torch.device
+    ) -> Tensor:
+        """What a replay makes of the residuals of these conditions, stacked along the batch; a new tensor.
+
+        Args:
+            replay: hold or forecast.
+            stream: which tensor of the residuals.
+            keys: the conditions; all of them are in the cache.
+            time: flow time of the skipped step.
+            device: where it is wanted.
+        """
+        replayed = []
+        for key in keys:
+            history = self.history(key)
+            residuals = [computed.residual[stream].to(device) for computed in history]
+            replayed.append(replay.residual([computed.time for computed in history], residuals, time))
+        return torch.cat(replayed)
 
     def keep(self, keys: Collection[Hashable]) -> None:
         """Forget all other conditions."""

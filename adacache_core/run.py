@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import bisect
 import threading
 import time as clock
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +17,13 @@ from . import attach
 from .errors import ShapeMismatchError
 from .layouts import Layout
 from .measurement import Measurement
+from .noise_levels import NoiseLevels
 from .replay import ComputedResidual, Replay, repayment
 from .residual_cache import ResidualCache, Storage
-from .schedule import Schedule, flow_time
+from .schedule import Schedule
 from .statistics import RunStatistics, StepRecord
 
-# Two sigmas closer than this (relative) are one: samplers recompute them with float32 rounding.
-_SAME_SIGMA = 1e-4
+Video = Callable[[Tensor], tuple[Tensor, int]] | None  # finds the video's tokens and its number of frames
 
 
 class CacheRun:
@@ -71,9 +70,7 @@ class CacheRun:
         self.schedule = make_schedule()
         self.replay = replay
         self.statistics = statistics
-        self._ascending = [-sigma for sigma in sigmas[: self.schedule.total_steps]]
-        self._times = [flow_time(sigma, sigma_max) for sigma in sigmas]
-        self._sigma_max = sigma_max
+        self._levels = NoiseLevels(sigmas, sigma_max)
         self._storage = storage or Storage()
         self._outputs = self._storage.form == "output"
         self._repays = repays
@@ -89,15 +86,6 @@ class CacheRun:
         self._lock = threading.Lock()
         statistics.storage = "output" if self._outputs else "hidden"
         statistics.repays = repays and not self._outputs
-
-    def step_index(self, sigma: float) -> int:
-        """Zero-based step a sigma belongs to: the last one whose noise level is not below it.
-
-        Midpoints of multi-call samplers belong to the step they start from; Heun's second call, which is made at
-        the next noise level, to the next step, whose first call sees that noise level too.
-        """
-        tolerated = -sigma + abs(sigma) * _SAME_SIGMA
-        return max(bisect.bisect_right(self._ascending, tolerated) - 1, 0)
 
     @contextmanager
     def call(
@@ -124,45 +112,80 @@ class CacheRun:
             # Not a step: an autoregressive model reads finished frames into its key/value cache.
             yield False
             return
-        time = flow_time(sigma, self._sigma_max)
+        time = self._levels.time(sigma)
+        video = None if latent_shape is None else partial(_video, layout, latent_shape, arguments)
         with self._lock:
-            skips = self._enter(self.step_index(sigma), sigma, keys)
-            outputs = self._outputs
+            skips = self._enter(self._levels.step(sigma), sigma, keys)
+            cache, outputs = self._cache, self._outputs
         if skips:
-            with self._skipping(model, layout, keys, time):
+            with self._skipping(model, layout, keys, time, cache, outputs):
                 yield True
-            return
-        residuals: dict[Hashable, list[Tensor]] = {key: [] for key in keys}
+        else:
+            with self._computing(model, layout, keys, time, video, outputs):
+                yield False
+
+    @contextmanager
+    def _computing(
+        self, model: nn.Module, layout: Layout, keys: Sequence[Hashable], time: float, video: Video, outputs: bool
+    ) -> Iterator[None]:
+        parts: dict[Hashable, list[Tensor]] = {key: [] for key in keys}
         owed = 0.0 if outputs else self._owed(keys, time)
 
-        def keep(tensor: Tensor) -> None:
+        def keep(tensor: Tensor, dtype: torch.dtype) -> None:
+            # Copies, or else one condition would hold the memory of all; and the sampler may change its output.
             for key, part in zip(keys, tensor.chunk(len(keys)), strict=True):
-                residuals[key].append(part)
+                parts[key].append(part.to(dtype, copy=True))
 
         def record(stream: int, before: Tensor, after: Tensor) -> Tensor:
             change = after.float() - before.float()
-            keep(change.to(after.dtype))
+            keep(change, after.dtype)
             if owed == 0:
                 return after
-            return after.float() + owed * (change - self._predicted(stream, keys, time, after.device))
+            replayed = self._cache.replayed(self.replay, stream, keys, time, after.device)
+            return after.float() + owed * (change - _fitting(replayed, change))
 
         def record_output(index: int, output: Tensor) -> None:
-            keep(output.clone())  # the sampler may work on the output in place
+            keep(output, output.dtype)
 
         with attach.computing_output(model, record_output) if outputs else attach.computing(model, layout, record):
-            yield False
-        computed = {key: ComputedResidual(time, tuple(parts)) for key, parts in residuals.items() if parts}
+            yield
+        computed = {key: ComputedResidual(time, tuple(tensors)) for key, tensors in parts.items() if tensors}
         with self._lock:
             self._choose_form(computed)
             if outputs == self._outputs:
                 for key, residual in computed.items():
-                    self._store(key, residual, layout, latent_shape, arguments)
+                    self._store(key, residual, video)
+
+    def _skipping(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        keys: Sequence[Hashable],
+        time: float,
+        cache: ResidualCache,
+        outputs: bool,
+    ) -> AbstractContextManager[None]:
+        def replayed(index: int, device: torch.device) -> Tensor:
+            return cache.replayed(self.replay, index, keys, time, device)
+
+        def hidden(stream: int, before: Tensor) -> Tensor:
+            return before.float() + _fitting(replayed(stream, before.device), before)
+
+        def output(device: torch.device) -> list[Tensor]:
+            kept = cache.history(keys[0])[0].residual
+            return [replayed(index, device).to(part.dtype) for index, part in enumerate(kept)]
+
+        return attach.skipping_output(model, output) if outputs else attach.skipping(model, layout, hidden)
 
     def finish(self) -> RunStatistics:
         """Close the last step; the statistics are complete."""
         self._leave()
         self.statistics.finished = True
         return self.statistics
+
+    def drop(self) -> None:
+        """Let go of all residuals, even if the run itself lives on in the traceback of an error."""
+        self._cache.keep(())
 
     def _enter(self, step: int, sigma: float, keys: Sequence[Hashable]) -> bool:
         """Count a model call, after opening its step if it is the first; returns whether the call skips."""
@@ -218,34 +241,22 @@ class CacheRun:
             # just as it would without a cache.
             self._forget()
             record.reason = "residual is not finite"
-        observation = self.schedule.observe(record.step, distance, motion_score)
-        record.rate = observation.rate
-        record.distance = observation.distance
-        record.motion_score = observation.motion_score
-        record.motion_gradient = observation.motion_gradient
-        record.regularized_distance = observation.regularized_distance
+        for name, value in vars(self.schedule.observe(record.step, distance, motion_score)).items():
+            setattr(record, name, value)
 
-    def _store(
-        self,
-        key: Hashable,
-        computed: ComputedResidual,
-        layout: Layout,
-        latent_shape: tuple[int, ...] | None,
-        arguments: Mapping[str, Any] | None,
-    ) -> None:
-        self._measured.check(computed.residual)
-        again = key in self._measured
-        if not again:
-            # The first call of a step is the one to measure: later calls of the same step follow it too closely.
-            history, current = self._cache.history(key), computed.residual[0]
-            self._measured.add(
-                key,
-                history[0].residual[0].to(current.device) if history else None,
-                current,
-                None if latent_shape is None else lambda tokens: layout.video_tokens(tokens, latent_shape, arguments),
-            )
+    def _store(self, key: Hashable, computed: ComputedResidual, video: Video) -> None:
+        history, current, again = self._cache.history(key), computed.residual[0], key in self._measured
         self._cache.store(key, computed, again)
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, self._cache.nbytes)
+        self._measured.check(computed.residual)
+        if not again:
+            # The first call of a step is the one to measure: later calls of the same step follow it too closely.
+            previous = history[0].residual[0].to(current.device) if history else None
+            self._measured.add(key, previous, current, video)
+
+    def _forget(self) -> None:
+        self._cache = ResidualCache(self.replay.order, self._storage.device)
+        self._skipped.clear()
 
     def _choose_form(self, computed: Mapping[Hashable, ComputedResidual]) -> None:
         """Keep outputs from now on where new conditions' hidden states would not fit; the next steps then compute."""
@@ -256,50 +267,30 @@ class CacheRun:
             self.statistics.repays = False
             self._forget()
 
-    def _forget(self) -> None:
-        self._cache = ResidualCache(self.replay.order, self._storage.device)
-        self._skipped.clear()
-
     def _owed(self, keys: Sequence[Hashable], time: float) -> float:
         """Factor of the surprise of a compute that is given back; 0 where nothing was skipped before it."""
         step = self._step.step if self._step else 0
-        first_call = abs(time - self._times[step]) <= _SAME_SIGMA * time
         histories = {tuple(computed.time for computed in self._cache.history(key)) for key in keys}
-        if not (self._repays and self._skipped and first_call and len(histories) == 1):
+        if not (self._repays and self._skipped and self._levels.starts(step, time) and len(histories) == 1):
             return 0.0
         [times] = histories
-        durations = [after - before for before, after in pairwise(self._times)]
-        if not times or durations[step] == 0:
+        duration = self._levels.duration(step)
+        if not times or duration == 0:
             return 0.0
-        skipped = [(self._times[earlier], durations[earlier]) for earlier in self._skipped]
-        return repayment(times, skipped, time, durations[step])
+        skipped = [(self._levels.times[earlier], self._levels.duration(earlier)) for earlier in self._skipped]
+        return repayment(times, skipped, time, duration)
 
-    def _skipping(
-        self, model: nn.Module, layout: Layout, keys: Sequence[Hashable], time: float
-    ) -> AbstractContextManager[None]:
-        if self._outputs:
-            return attach.skipping_output(model, lambda device: self._replayed_output(keys, time, device))
-        return attach.skipping(model, layout, lambda stream, before: self._replayed(stream, before, keys, time))
 
-    def _replayed(self, stream: int, before: Tensor, keys: Sequence[Hashable], time: float) -> Tensor:
-        """``input + residual`` in float32."""
-        residual = self._predicted(stream, keys, time, before.device)
-        if residual.shape != before.shape:
-            raise ShapeMismatchError(
-                f"AdaCache: a residual of shape {tuple(residual.shape)} cannot be replayed onto a hidden state of "
-                f"shape {tuple(before.shape)}. This use of the model is not supported; bypass the AdaCache node."
-            )
-        return before.float() + residual
+def _fitting(residual: Tensor, hidden: Tensor) -> Tensor:
+    if residual.shape != hidden.shape:
+        raise ShapeMismatchError(
+            f"AdaCache: a residual of shape {tuple(residual.shape)} cannot be replayed onto a hidden state of shape "
+            f"{tuple(hidden.shape)}. This use of the model is not supported; bypass the AdaCache node."
+        )
+    return residual
 
-    def _replayed_output(self, keys: Sequence[Hashable], time: float, device: torch.device) -> list[Tensor]:
-        kept = self._cache.history(keys[0])[0].residual
-        return [self._predicted(index, keys, time, device).to(part.dtype) for index, part in enumerate(kept)]
 
-    def _predicted(self, stream: int, keys: Sequence[Hashable], time: float, device: torch.device) -> Tensor:
-        """The residuals of all conditions at ``time``, stacked along the batch; a new tensor."""
-        predicted = []
-        for key in keys:
-            history = self._cache.history(key)
-            residuals = [computed.residual[stream].to(device) for computed in history]
-            predicted.append(self.replay.residual([computed.time for computed in history], residuals, time))
-        return torch.cat(predicted)
+def _video(
+    layout: Layout, latent_shape: tuple[int, ...], arguments: Mapping[str, Any] | None, tokens: Tensor
+) -> tuple[Tensor, int]:
+    return layout.video_tokens(tokens, latent_shape, arguments)

@@ -56,6 +56,7 @@ class CacheSettings:
         if self.preset not in PRESETS:
             raise ConfigurationError(f"AdaCache: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
         planned_speedup(self.preset, self.target_speedup)
+        replay_for(self.preset, self.replay)
         if not 0 <= self.start_percent < self.end_percent <= 1:
             raise ConfigurationError(
                 f"AdaCache: start_percent must be below end_percent, both within 0 and 1, got {self.start_percent:g} "
@@ -114,6 +115,8 @@ class _Binding:
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Make the run, keep it for the length of one ``sample()``, drop it."""
+        if len(args[3]) < 2:
+            return executor(*args, **kwargs)  # one noise level, no step: SplitSigmas at an end
         guider = executor.class_obj
         latent_shapes = kwargs.get("latent_shapes") or [args[0].shape]
         original = guider.model_options
@@ -127,6 +130,7 @@ class _Binding:
             return samples
         finally:
             guider.model_options = original
+            run.drop()
 
     def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """One model call: compute or replay."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from browser import find_chromium, launch
 from playwright.sync_api import Browser, sync_playwright
 
@@ -32,6 +33,7 @@ def comfy_imports(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) 
         warnings.simplefilter("ignore")  # what ComfyUI and its dependencies warn of while they are imported
         from comfy.cli_args import args
 
+        torch.set_num_threads(1)  # tiny models; more threads only wait for each other, above all under pytest-xdist
         args.cpu = True  # read when comfy.model_management is imported
         args.base_directory = str(tmp_path_factory.mktemp("comfyui"))
         import comfy_api.latest  # noqa: F401

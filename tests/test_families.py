@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import FAMILIES, Family, found, load, sample
+from tiny_wan import shadows
 from torch import Tensor, nn
 
 STEPS = 10
-COMPUTED = 5  # that "balanced" computes of ten, 10 / 2.2
+COMPUTED = 5  # that "balanced" computes of ten: never fewer
 ALL = "custom"
 EVERY_STEP = ((1.0, 1),)
 COMPUTE_TWICE_THEN_SKIP = ((1e9, STEPS),)
@@ -65,10 +66,6 @@ def counting(paths: Sequence[str]) -> Iterator[Counter[str]]:
 
 def counted_paths(row: Family) -> list[str]:
     return [f"{block}.forward" for block in row.blocks] + list(row.side)
-
-
-def shadows(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if "forward" in module.__dict__]
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +192,9 @@ def test_family_moreg_sees_the_video_tokens_and_no_others(tiny: Tiny, monkeypatc
         moved.append((video, frames))
         return motion_terms(video, frames, strides)
 
-    def seeing_store(self: Any, key: Any, computed: Any) -> None:
+    def seeing_store(self: Any, key: Any, computed: Any, again: bool) -> None:
         residuals.append(computed.residual[0])
-        store(self, key, computed)
+        store(self, key, computed, again)
 
     monkeypatch.setattr(measurement, "motion_terms", seeing_motion_terms)
     monkeypatch.setattr(ResidualCache, "store", seeing_store)
@@ -214,9 +211,9 @@ def test_family_moreg_sees_the_video_tokens_and_no_others(tiny: Tiny, monkeypatc
 @every_family
 @pytest.mark.parametrize("where", ["block", "replay"])
 def test_family_leaves_no_shadow_after_an_exception(tiny: Tiny, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adacache.adacache_core import CacheRun
+    from adacache.adacache_core import ResidualCache
 
-    owner, name = (found(tiny.row.blocks[-1]), "forward") if where == "block" else (CacheRun, "_replayed")
+    owner, name = (found(tiny.row.blocks[-1]), "forward") if where == "block" else (ResidualCache, "replayed")
     original, seen = getattr(owner, name), []
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -239,7 +236,7 @@ def first_residuals(tiny: Tiny, row: Family, count: int, patch: pytest.MonkeyPat
 
     stored: list[Tensor] = []
 
-    def store(self: Any, key: Any, computed: Any) -> None:
+    def store(self: Any, key: Any, computed: Any, again: bool) -> None:
         stored.append(computed.residual[-1])
         if len(stored) == count:
             raise _Seen

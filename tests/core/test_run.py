@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from adacache_core import FORECAST, HOLD, CacheRun, Codebook, CodebookSchedule, RunStatistics, ShapeMismatchError
+from adacache_core.noise_levels import NoiseLevels
 from adacache_core.replay import ComputedResidual, forecast, repayment
 from adacache_core.residual_cache import ResidualCache, Storage
 
@@ -187,7 +188,7 @@ def test_both_calls_of_a_heun_step_follow_one_decision():
     ("sigma", "step"), [(1.0, 0), (2.0, 0), (0.96, 0), (11 / 12, 1), (11 / 12 * (1 - 5e-5), 1), (0.01, 11), (0.0, 11)]
 )
 def test_a_sigma_belongs_to_the_step_it_starts_from(sigma, step):
-    assert new_run().step_index(sigma) == step
+    assert NoiseLevels(SIGMAS, 1.0).step(sigma) == step
 
 
 def test_going_back_to_an_earlier_noise_level_starts_over():
