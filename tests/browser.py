@@ -21,6 +21,7 @@ SCREENSHOTS = REPOSITORY / "output" / "screenshots"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # else a first visit opens the templates
+    "Comfy.UseNewMenu": "Top",
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Locale": "en",
     "Comfy.ColorPalette": "dark",
@@ -234,8 +235,10 @@ class FrontEnd:
 
     def open_last_job(self) -> None:
         """Open the last job of the history in a new tab, with the mouse."""
-        self.page.get_by_test_id("queue-overlay-toggle").click()
-        self.page.get_by_test_id("job-assets-list").get_by_text(".mp4").first.click(button="right")
+        jobs = self.page.get_by_test_id("job-assets-list")
+        if not jobs.is_visible():
+            self.page.get_by_test_id("queue-overlay-toggle").click()
+        jobs.get_by_text(".mp4").first.click(button="right")
         self.page.get_by_text("Open as workflow in new tab").click()
         self.page.wait_for_function("app.extensionManager.workflow.activeWorkflow.filename.startsWith('Job ')")
 

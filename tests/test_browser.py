@@ -141,7 +141,7 @@ def test_a_job_of_the_old_menus_history(chromium, server):
         report = front_end.report()
         front_end.page.evaluate("app.graph.clear()")
         front_end.page.get_by_role("button", name="View History").click()
-        front_end.page.get_by_role("button", name="Load", exact=True).last.click()
+        front_end.page.locator(".comfy-list-items button", has_text="Load").first.click()
         front_end.wait_for_report(30)
         matches(front_end, report)
 

@@ -140,8 +140,11 @@ def seconds(run: dict[str, Any]) -> str:
 
 INTO_A_SUBGRAPH = """() => {
     const kinds = ['AdaCache', 'KSampler', 'AdaCacheInspector']
-    const { subgraph, node } = app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(n => kinds.includes(n.type))))
-    app.canvas.openSubgraph(subgraph, node)
+    app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(({ type }) => kinds.includes(type))))
+}"""
+OPEN_THE_SUBGRAPH = """() => {
+    const node = app.graph.nodes.find((node) => node.subgraph)
+    app.canvas.openSubgraph(node.subgraph, node)
 }"""
 
 
@@ -151,6 +154,8 @@ def test_in_a_subgraph(chromium, request, which, vue):
     with open_front_end(chromium, server, Comfy__VueNodes__Enabled=vue) as front_end:
         front_end.open_workflow(DEMO, seed=100)
         front_end.page.evaluate(INTO_A_SUBGRAPH)
+        front_end.page.locator(".adacache").wait_for(state="hidden")
+        front_end.page.evaluate(OPEN_THE_SUBGRAPH)
         front_end.page.wait_for_function("app.canvas.graph.nodes.some(({type}) => type === 'AdaCacheInspector')")
         front_end.page.locator(".adacache").wait_for()
         states = [state for state in front_end.states() if state["text"].startswith("Sampling: step")]
@@ -163,12 +168,7 @@ def test_in_a_subgraph(chromium, request, which, vue):
         front_end.visit()
         front_end.page.wait_for_function("app.graph.nodes.some((node) => node.subgraph)")
         front_end.run()
-        front_end.page.evaluate(
-            """() => {
-                const node = app.graph.nodes.find((node) => node.subgraph)
-                app.canvas.openSubgraph(node.subgraph, node)
-            }"""
-        )
+        front_end.page.evaluate(OPEN_THE_SUBGRAPH)
         front_end.wait_for_report(60)
         shows(front_end, report)
 

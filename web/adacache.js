@@ -150,10 +150,10 @@ app.registerExtension({
   onNodeOutputsUpdated() {
     queueMicrotask(() => showOutputs(app.nodeOutputs))
   },
-  // Undo makes all nodes anew. A workflow gets its name after this call.
+  // Undo makes all nodes anew. A workflow gets its name some time after this call.
   afterConfigureGraph() {
     showOutputs(app.nodeOutputs)
-    setTimeout(showJobOfHistory)
+    setTimeout(showJobOfHistory, 1000)
   }
 })
 
@@ -169,7 +169,9 @@ function showOutputs(outputs) {
 async function showJobOfHistory() {
   const name = app.extensionManager?.workflow?.activeWorkflow?.filename
   const [, id] = name?.match(/^Job ([0-9a-f-]{36})/) ?? []
-  if (!id || Object.keys(app.nodeOutputs ?? {}).length) return
+  // Not over the results of a run in that tab.
+  const empty = [...allNodes(rootGraph())].some((node) => inspectors.has(node) && !inspectors.get(node).view.report)
+  if (!id || !empty) return
   const history = await (await api.fetchApi(`/history/${id}`)).json()
   showOutputs(history[id]?.outputs)
 }

@@ -99,7 +99,8 @@ export class InspectorView {
     const lines = live
       ? [fill(live.stopped ? strings.stopped : sampling, live)]
       : report ? sentences(report, strings) : [strings.empty]
-    this.summary.replaceChildren(...lines.map((line) => html('li', {}, line)))
+    const kind = (at) => (!live && report?.explanation[at]?.key === 'run' ? { class: 'run' } : {})
+    this.summary.replaceChildren(...lines.map((line, at) => html('li', kind(at), line)))
   }
 
   #fillActions(strings) {
