@@ -26,7 +26,7 @@ from demo.workflow import nodes_of_type, to_prompt
 
 PATHS = {recipe.name: WORKFLOWS / f"{recipe.name}.json" for recipe in RECIPES}
 RECIPE = {recipe.name: recipe for recipe in RECIPES}
-# What the tests make in place of seconds of video. 10 steps, of which "balanced" computes 10 / 2.2, rounded: 5.
+# What the tests make in place of seconds of video. 10 steps, of which "balanced" computes 5, as it never does fewer.
 SMALL = {"width": 64, "height": 64, "length": 9, "frames_number": 9, "steps": 10}
 STEPS, COMPUTED = 10, 5
 FRAMES = {

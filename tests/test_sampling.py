@@ -10,7 +10,7 @@ import tiny_models
 import torch
 
 EVERY_STEP = ((1.0, 1),)
-PLAN_30 = 14  # steps that "balanced" computes of 30
+PLAN_30 = 13  # steps that "balanced" computes of 30
 
 
 @pytest.fixture
