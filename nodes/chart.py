@@ -216,13 +216,13 @@ def _draw_distance(pen: Pen, columns: Columns, run: Record, top: float) -> None:
 
 
 def _draw_bounds(pen: Pen, columns: Columns, bounds: list[tuple[float, int]], ceiling: float, top: float) -> None:
-    label_below = float("inf")
+    label = float("inf")
     for bound, rate in bounds:
         y = top + _LANE * (1 - bound / ceiling)
         pen.dotted(columns.left, y, columns.right, SKIPPED)
-        if label_below - y >= 12:
-            pen.text(columns.right + 10, y, f"below {bound:.3g}: rate {rate}", 11.5, MUTED, "lm")
-            label_below = y
+        label = min(y, label - 13)  # labels of lines that lie close together are moved up
+        if label >= top - 6:
+            pen.text(columns.right + 10, label, f"below {bound:.3g}: rate {rate}", 11.5, MUTED, "lm")
 
 
 def _draw_motion(pen: Pen, columns: Columns, steps: list[Record], top: float) -> None:

@@ -214,8 +214,8 @@ function drawDistance(root, run, columns, top, height, words) {
 function labelBounds(root, bounds, columns, y, words) {
   let below = Infinity
   for (const [bound, rate] of bounds) {
-    if (below - y(bound) < 10) continue
-    below = y(bound)
+    below = Math.min(y(bound), below - 11) // labels of lines that lie close together are moved up
+    if (below < y(Infinity) - 6) return
     root.append(text(columns.right + 5, below + 3.5, words.bound(short(bound), rate), 'tick'))
   }
 }
