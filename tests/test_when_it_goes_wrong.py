@@ -32,7 +32,9 @@ from tiny_wan import (
 )
 
 STEPS = 10
-COMPUTED = [0, 1, 5, 7, 9]  # that "balanced" computes of ten
+# Rate 4 whatever the distance: computes 0 and 1 (a first distance is needed), then 5, and the last two.
+EVERY_FOURTH = ((1e9, 4),)
+COMPUTED = [0, 1, 5, 8, 9]
 STORAGES = pytest.mark.parametrize("storage", ["hidden", "output"])
 
 
@@ -45,6 +47,10 @@ def wan(pack):
 def without_gradients():
     with torch.no_grad():
         yield
+
+
+def bind_every_fourth(model, **choices):
+    return bind(model, "custom", EVERY_FOURTH, **choices)
 
 
 class Left:
@@ -128,7 +134,7 @@ class TestInterrupt:
     @STORAGES
     @pytest.mark.parametrize("step", range(STEPS))
     def test_at_any_step(self, wan, left, storage, step):
-        patched, log = bind(wan, storage=storage)
+        patched, log = bind_every_fourth(wan, storage=storage)
         expected = sample(patched)
         with interrupted(at=step):
             sample(patched)
@@ -163,7 +169,7 @@ class TestErrors:
         + [(HEAD, RuntimeError, step) for step in range(STEPS)],
     )
     def test_in_the_model(self, wan, left, path, kind, at):
-        patched, log = bind(wan)
+        patched, log = bind_every_fourth(wan)
         expected = sample(patched)
         with failing(path, kind, at) as calls, pytest.raises(kind, match="simulated") as caught:
             sample(patched)
@@ -178,7 +184,7 @@ class TestErrors:
 
     @STORAGES
     def test_of_a_node_between_the_steps(self, wan, left, storage):
-        patched, log = bind(wan, storage=storage)
+        patched, log = bind_every_fourth(wan, storage=storage)
         expected = sample(patched)
 
         def stop(step, *_):
@@ -223,22 +229,26 @@ class TestNotFinite:
     @pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(None)], ids=["first", "second", "both"])
     def test_is_never_replayed(self, wan, left, storage, value, rows):
         patched, log = bind(self.mended(wan), storage=storage)
-        with self.broken(value, 2, rows), counting() as ran:  # the third compute, which is step 5
+        sample(patched)
+        planned = [record.step for record in only_run(log).steps if record.computed]
+        number, bad = next((n, step) for n, step in enumerate(planned) if step and step + 2 not in planned)
+        with self.broken(value, number, rows), counting() as ran:
             samples = sample(patched)
-        run = only_run(log)
+        run = runs(log)[-1]
         assert samples.isfinite().all()
-        assert [record.step for record in run.steps if record.reason == "residual is not finite"] == [5]
-        # Step 6 was to replay what is not there, and is computed; later ones have that to replay.
-        assert [record.step for record in run.steps if record.computed] == [0, 1, 5, 6, 7, 9]
-        assert ran.blocks == BLOCKS * 6
-        assert run.steps[5].distance is None
+        assert [record.step for record in run.steps if record.reason == "residual is not finite"] == [bad]
+        # The step after it was to replay what is not there, and is computed; later ones have that to replay.
+        assert bad + 1 not in planned
+        assert [record.step for record in run.steps if record.computed] == sorted([*planned, bad + 1])
+        assert ran.blocks == BLOCKS * (len(planned) + 1)
+        assert run.steps[bad].distance is None
         left.nothing_behind(wan)
 
     def test_the_report_says_so(self, wan):
         from adacache.nodes.report import make_report
 
         patched, log = bind(self.mended(wan))
-        with self.broken(float("nan"), 2, slice(None)):
+        with self.broken(float("nan"), 1, slice(None)):
             sample(patched)
         report = make_report([only_run(log)])
         assert "1 steps gave values that are not finite (NaN): they were not cached." in report["summary"]
@@ -263,20 +273,23 @@ class TestShapes:
             left.nothing_behind(wan)
 
     @STORAGES
-    @pytest.mark.parametrize("at", [2, 5])  # a skipped and a computed step
-    def test_of_the_latent_inside_a_run(self, wan, left, storage, at):
+    @pytest.mark.parametrize(
+        ("at", "computed"),
+        # A step that was to be skipped and one that was not; a distance is there again one step later.
+        [(2, [0, 1, 2, 3, 7, 8, 9]), (5, [0, 1, 5, 6, 8, 9])],
+    )
+    def test_of_the_latent_inside_a_run(self, wan, left, storage, at, computed):
         """A sampler that goes on at twice the size, as some packs have: the new size is a new condition."""
         every, _ = bind_every_step(wan)
         assert torch.equal(self.growing(every, at), self.growing(wan, at))
-        patched, log = bind(wan, storage=storage)
+        patched, log = bind_every_fourth(wan, storage=storage)
         with counting() as ran:
             samples = self.growing(patched, at)
         run = only_run(log)
         assert samples.shape[-2:] == (16, 16)
         assert samples.isfinite().all()
-        assert run.steps[at].computed
-        assert [record.step for record in run.steps if record.computed] == sorted({*COMPUTED, at})
-        assert ran.blocks == BLOCKS * len({*COMPUTED, at})
+        assert [record.step for record in run.steps if record.computed] == computed
+        assert ran.blocks == BLOCKS * len(computed)
         left.nothing_behind(wan)
 
     def growing(self, model, at):
@@ -297,8 +310,8 @@ class TestShapes:
             model, start, 3.0, KSAMPLER(sampler), sigmas, text(7), text(8), torch.zeros_like(start), disable_pbar=True
         )
 
-    @pytest.mark.parametrize("at", [2, 5])
-    def test_of_the_tokens_inside_a_run(self, wan, left, at):
+    @pytest.mark.parametrize("when", ["skipped", "computed"])
+    def test_of_the_tokens_inside_a_run(self, wan, left, when):
         """A node that hands the model more reference frames from some step on: refused by name, then clean."""
         from adacache.adacache_core import ShapeMismatchError
         from comfy.patcher_extension import WrappersMP
@@ -308,6 +321,10 @@ class TestShapes:
                 references = torch.zeros_like(x[:, :, :1])
             return executor(x, time, context, clip, references, options, **kwargs)
 
+        plain, log = bind(wan)
+        sample(plain)
+        skipped = decisions(only_run(log)).index(False)
+        at = skipped if when == "skipped" else decisions(only_run(log)).index(True, skipped)
         lengthened = wan.clone()
         lengthened.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lengthen)
         sample(lengthened)
