@@ -351,3 +351,25 @@ def test_family_without_every_token_refuses_moreg(pack: Any) -> None:
     assert (kept.shape[1], frames) == (60, 5)
     with pytest.raises(ConfigurationError, match="LTX-Video keeps 59 tokens of a video of 5 x 4 x 3"):
         layout.video_tokens(torch.zeros(1, 59, 2), (1, 128, 5, 4, 3))
+
+
+UNET = "comfy.ldm.modules.diffusionmodules.openaimodel:UNetModel"
+SEEDVR2 = "comfy.ldm.seedvr.model:NaDiT"
+
+
+@pytest.mark.parametrize("path", [UNET, SEEDVR2])
+def test_other_video_models_are_refused_with_the_families_that_are_not(pack: Any, path: str) -> None:
+    from adacache.adacache_core import LAYOUTS, UnsupportedModelError, layout_of
+
+    model = nn.Module.__new__(found(path))  # its class is enough
+    nn.Module.__init__(model)
+    with pytest.raises(UnsupportedModelError, match=rf"{path.replace(':', '.')}, which is not") as refused:
+        layout_of(model)
+    assert all(row.family in str(refused.value) for row in LAYOUTS)
+
+
+def test_the_readme_has_the_table_of_these_families() -> None:
+    from families_table import README, in_readme, table
+
+    _, made, _ = in_readme(README.read_text(encoding="utf-8"))
+    assert made.strip() == table(), "README.md has an older table: run python -m tests.families_table"

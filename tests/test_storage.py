@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import replace
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -48,6 +51,65 @@ def test_family_with_output_storage(tiny: Tiny) -> None:  # noqa: F811
         assert statistics().storage == "output"
         # Two computes of every condition; the hook saw every call of every step.
         assert statistics().cache_bytes == 2 * sum(outputs) // len(statistics().steps)
+
+
+def held(thing: Any) -> int:
+    """Bytes of all memory that tensors reachable from an object keep, a view's whole memory included."""
+    memory: dict[int, int] = {}
+    seen: set[int] = set()
+    to_see = [thing]
+    while to_see:
+        one = to_see.pop()
+        if isinstance(one, torch.Tensor):
+            memory[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        elif id(one) not in seen and not isinstance(one, type | ModuleType | FunctionType):
+            seen.add(id(one))
+            to_see += gc.get_referents(one)
+    return sum(memory.values())
+
+
+@every_family
+@pytest.mark.parametrize("device", ["same device", "system memory"])
+@pytest.mark.parametrize("storage", ["auto", "hidden", "output"])
+def test_family_holds_what_it_reports_to_the_byte(
+    tiny: Tiny,  # noqa: F811
+    storage: str,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from adacache.adacache_core import ResidualCache
+
+    most, store = [0], ResidualCache.store
+
+    def measuring_store(cache: Any, *args: Any) -> None:
+        store(cache, *args)
+        most.append(held(cache))
+
+    monkeypatch.setattr(ResidualCache, "store", measuring_store)
+    patched, statistics = bound(tiny, storage=storage, cache_device=device)
+    sample(patched, tiny.row, 8)
+    assert statistics().cache_bytes == max(most) > 0
+
+
+@families("WAN21_T2V")
+def test_what_is_no_longer_asked_for_is_not_held(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Both prompts are computed in one call; when guidance ends, the negative one's part of it must not stay."""
+    from adacache.adacache_core import CacheRun
+    from comfy_extras.nodes_custom_sampler import CFGOverride
+
+    at_the_end, finish = [], CacheRun.finish
+
+    def measuring_finish(run: Any) -> Any:
+        statistics = finish(run)
+        at_the_end.append(held(run._cache))
+        return statistics
+
+    monkeypatch.setattr(CacheRun, "finish", measuring_finish)
+    guided = CFGOverride.execute(tiny.patcher, 1.0, 0.85, 1.0).args[0]  # not at the last of 8 steps
+    patched, statistics = bound(replace(tiny, patcher=guided), "custom")
+    sample(patched, tiny.row, 8)
+    assert [record.calls for record in statistics().steps] == [2] * 7 + [1]
+    assert at_the_end == [statistics().cache_bytes // 2]
 
 
 @families("WAN21_T2V")
