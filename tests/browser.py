@@ -241,6 +241,8 @@ class FrontEnd:
         jobs.get_by_text(".mp4").first.click(button="right")
         self.page.get_by_text("Open as workflow in new tab").click()
         self.page.wait_for_function("app.extensionManager.workflow.activeWorkflow.filename.startsWith('Job ')")
+        if jobs.is_visible():  # the front end would remember that it is open
+            self.page.get_by_test_id("queue-overlay-toggle").click()
 
     def misplaced(self) -> list[str]:
         """Texts of the inspector that are cut off, and pairs of texts of the chart that overlap."""
