@@ -90,6 +90,8 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     for count in equal_computes(sampling.steps):
         yield setting("adacache", f"{count} computes", preset="target", computes=count)
         yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
+    for threshold in (0.2,) if short else THRESHOLDS:
+        yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
     if short:
         return
     for count in equal_computes(sampling.steps):
@@ -99,8 +101,6 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
         yield setting("fixed", f"hold, {count} computes", replay="hold", computes=count)
     for preset in PRESETS:
         yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)
-    for threshold in THRESHOLDS:
-        yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
 
 
 def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:

@@ -75,9 +75,9 @@ def server(comfyui_path: Path) -> Iterator[ComfyServer]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium."""
+    """A headless Chromium, for one module: Playwright runs an event loop, in which ComfyUI cannot start its own."""
     path = find_chromium()
     if path is None:
         message = "There is no Chromium on this machine; `make browser` installs it."
