@@ -366,21 +366,21 @@ class TestPasses:
         low_noise = tiny_models.load("WAN21_T2V")
         low_noise.model.diffusion_model.head.head.weight.data.mul_(0.9)
         high, of_high = bind(wan, "balanced")
-        low, of_low = bind(low_noise, "fast")
+        low, of_low = bind(low_noise, "quality")
         with counting() as ran:
             latent = two_passes(high, low)
         shown = AdaCacheInspector.execute(latent, of_high, of_low)
         passed_on, text_of_report, chart = shown.args
         assert passed_on is latent
         report = json.loads(text_of_report)
-        fast = round(12 / 3.2)
+        quality = 8  # 12 / 1.6, rounded
         assert [(run["total_steps"], run["computed_steps"]) for run in report["runs"]] == [
             (12, planned(12)),
-            (12, fast),
+            (12, quality),
         ]
-        assert (report["total_steps"], report["computed_steps"]) == (24, planned(12) + fast)
-        assert ran.blocks == BLOCKS * (planned(12) + fast)
-        assert report["preset"] == "balanced + fast"
+        assert (report["total_steps"], report["computed_steps"]) == (24, planned(12) + quality)
+        assert ran.blocks == BLOCKS * (planned(12) + quality)
+        assert report["preset"] == "balanced + quality"
         assert [e["run"] for e in report["explanation"] if e["key"] == "run"] == [1, 2]
         sigmas = simple_sigmas(wan, 24).tolist()
         assert [r["sigma"] for run in report["runs"] for r in run["steps"]] == pytest.approx(sigmas[:24])
