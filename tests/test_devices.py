@@ -183,8 +183,8 @@ def test_a_condition_that_is_new_on_one_device_does_not_change_what_the_other_do
 
     made = []
     for devices in (1, 2):
-        [early] = ConditioningSetTimestepRange().set_range(text(8), 0.0, 0.8)
-        [late] = ConditioningSetTimestepRange().set_range(text(9), 0.8, 1.0)
+        [early] = ConditioningSetTimestepRange().set_range(text(8), 0.0, 0.67)
+        [late] = ConditioningSetTimestepRange().set_range(text(9), 0.67, 1.0)
         patched, log = bind(wan, "fast")
         with counting() as ran:
             samples = sample(patched if devices == 1 else spread(patched, 2), negative=[*early, *late], steps=20)

@@ -176,7 +176,7 @@ def test_two_samplers_on_one_patched_model_are_both_reported(server):
 class TestInterrupt:
     @pytest.fixture
     def interrupted(self, server) -> Iterator[None]:
-        graph = prompt({}, steps=300, seed=77)
+        graph = prompt({"preset": "paper-slow"}, steps=2000, seed=77)
         prompt_id = server.queue(graph)
         for event in server.wait(prompt_id):
             if event.type == "progress" and event.data["node"] == "sampler" and event.data["value"] >= 5:
