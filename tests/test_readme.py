@@ -11,7 +11,7 @@ import pytest
 
 from demo.comfyui import REPOSITORY
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+README = re.sub("<!--.*?-->", "", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
 FENCED = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`((?:make|python3?|pip|uv|git|cd|comfy|curl|npm) [^`\n]+)`", README)
 COMMANDS = sorted({line.strip() for block in FENCED for line in block.splitlines() if line.strip()} | set(INLINE))
