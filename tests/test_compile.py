@@ -92,6 +92,8 @@ def test_inductor_compiles_once_and_the_steps_are_still_skipped(wan, bind, monke
     from torch._dynamo.utils import counters
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    # In this process: inductor's pool of compilers can wait for ever in a process of pytest-xdist.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     counters.clear()
     patched, log = bind(wan)
     model = TorchCompileModel.execute(patched, "inductor").args[0]
