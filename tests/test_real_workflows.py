@@ -132,7 +132,7 @@ def test_the_file_is_what_the_gallery_makes(gallery, name):
     assert PATHS[name].read_text(encoding="utf-8") == f"{dumps(made)}\n", "run: python -m demo.gallery"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def busy(gallery: ComfyServer) -> Iterator[ComfyServer]:
     """The server while a prompt runs that does not end: others are validated, and wait."""
     blocker = gallery.queue({"1": {"class_type": "StandInBlocker", "inputs": {}}})
