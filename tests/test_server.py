@@ -178,11 +178,13 @@ class TestInterrupt:
     def interrupted(self, server) -> Iterator[None]:
         graph = prompt({"preset": "paper-slow"}, steps=2000, seed=77)
         prompt_id = server.queue(graph)
+        events = []
         for event in server.wait(prompt_id):
+            events.append(event)
             if event.type == "progress" and event.data["node"] == "sampler" and event.data["value"] >= 5:
                 server.interrupt()
         with pytest.raises(ComfyError, match="interrupted"):
-            server.finish(prompt_id, [event for event in server.events if event.data.get("prompt_id") == prompt_id])
+            server.finish(prompt_id, events)
         yield
 
     def test_the_next_prompt_is_as_if_nothing_had_happened(self, server, interrupted):
