@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
+# MoReg gives a planned video at least and at most this share of the computes that it would have without.
+LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 0.75, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
 
@@ -90,7 +93,7 @@ class Schedule(ABC):
         per_step = distance / self.rate
         applied, gradient = self._regularize(step, motion_score)
         factor = 1.0 if applied is None or gradient is None else applied + abs(gradient)
-        self.rate = self._next_rate(step, per_step * factor, factor)
+        self.rate = self._next_rate(step, per_step * factor, applied)
         self.next_compute = step + self.rate
         return Observation(self.rate, per_step, applied, gradient, per_step * factor)
 
@@ -109,7 +112,7 @@ class Schedule(ABC):
     def _forced_steps(self) -> frozenset[int]: ...
 
     @abstractmethod
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int: ...
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int: ...
 
 
 class CodebookSchedule(Schedule):
@@ -135,7 +138,7 @@ class CodebookSchedule(Schedule):
     def _forced_steps(self) -> frozenset[int]:
         return frozenset({0, self.total_steps - 2, self.total_steps - 1})
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
         return self.codebook.rate(regularized_distance)
 
 
@@ -144,8 +147,9 @@ class PlannedSchedule(Schedule):
 
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
-    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. MoReg moves the
-    next compute nearer where there is motion, and never farther.
+    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the budget
+    follows the motion score: what is left of the run is planned anew with more computes for a video that moves more
+    than a score of 1, with fewer for one that moves less.
 
     Args:
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
@@ -165,22 +169,30 @@ class PlannedSchedule(Schedule):
             raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
         super().__init__(len(times), motion, skippable)
         kept = {step for step in range(len(times)) if step not in self.skippable}
-        computes = max(MINIMUM_COMPUTES, round(len(times) / speedup))
-        self.steps = plan(times, computes, self.forced | kept, order)
+        self._plan = partial(plan, times, forced=self.forced | kept, order=order)
+        self._computes = len(times) / speedup
+        self._done: list[int] = []
+        self.steps = self._plan(self._budget(1.0))
 
     def _forced_steps(self) -> frozenset[int]:
         last = 2 if self.total_steps > 20 else 1
         steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
-    def _planned_rate(self, step: int) -> int:
-        return next((later - step for later in self.steps if later > step), 1)
+    def _budget(self, motion_score: float) -> int:
+        share = min(max(motion_score**0.5, LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
+        return max(MINIMUM_COMPUTES, round(self._computes * share))
 
     def _rate_without_distance(self, step: int) -> int:
-        return self._planned_rate(step)
+        self._done.append(step)
+        return next((later - step for later in self.steps if later > step), 1)
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
-        return max(1, round(self._planned_rate(step) / min(max(motion_factor, 1.0), 2.0)))
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
+        rate = self._rate_without_distance(step)
+        if motion_score is None or step not in self._motion_window:
+            return rate
+        self.steps = self._plan(self._budget(motion_score), done=self._done)
+        return self.steps[len(self._done)] - step if len(self.steps) > len(self._done) else 1
 
 
 def flow_time(sigma: float, sigma_max: float) -> float:
@@ -198,7 +210,13 @@ def _error_weight(time: Tensor) -> Tensor:
     return (1.02 - time).clamp(min=0.02) ** -3.3 + 7 + 0.2 / time.clamp(min=0.02) ** 2
 
 
-def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int], order: int = 2) -> tuple[int, ...]:
+def plan(
+    times: Sequence[float],
+    computes: int,
+    forced: frozenset[int] | set[int],
+    order: int = 2,
+    done: Sequence[int] = (0, 1),
+) -> tuple[int, ...]:
     """Choose which steps compute, by dynamic programming over pairs of successive computes.
 
     Minimises the sum over replayed steps j of ``|dt_j| w(t_j) |t_j - t_b| [|t_j - t_a|]`` with b and a the
@@ -207,23 +225,27 @@ def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int
     Args:
         times: flow time of every step, descending.
         computes: how many steps compute; raised to the number of forced steps where it is less.
-        forced: steps that compute in any case; must hold the first two.
+        forced: steps that compute in any case.
         order: 1 or 2, see ``PlannedSchedule``.
+        done: steps that have computed, two at least, ascending; what is before the last of them is settled.
 
     Returns:
-        The computed steps, ascending.
+        The computed steps, ascending: those done, and those to come.
     """
-    total = len(times)
-    computes = min(max(computes, len(forced)), total)
-    if computes == total or total < 3:
+    total, last = len(times), done[-1]
+    if total < 3:
         return tuple(range(total))
+    rest = total - 1 - last
+    more = min(max(computes - len(done), sum(step > last for step in forced)), rest)
+    if more >= rest:
+        return (*done, *range(last + 1, total))
     gaps = min(MAXIMUM_GAP, total)
     cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order)
     # best[b, g]: least error up to compute b whose predecessor is b - g (index g - 1), after k computes.
     best = torch.full((total, gaps), torch.inf, dtype=torch.float64)
-    best[1, 0] = 0.0
+    best[last, min(last - done[-2], gaps) - 1] = 0.0
     came_from = []
-    for _ in range(computes - 2):
+    for _ in range(more):
         value, gap_before = (best[:, :, None] + cost).min(dim=1)
         best = torch.full_like(best, torch.inf)
         back = torch.zeros(total, gaps, dtype=torch.long)
@@ -234,12 +256,12 @@ def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int
     step, gap_index = total - 1, int(best[total - 1].argmin())
     if not torch.isfinite(best[step, gap_index]):
         # So few computes that some gap would exceed the limit.
-        return plan(times, computes + 1, forced, order)
+        return plan(times, len(done) + more + 1, forced, order, done)
     steps = [step]
     for back in reversed(came_from):
         step, gap_index = step - gap_index - 1, int(back[step, gap_index])
         steps.append(step)
-    return (0, *reversed(steps))
+    return (*done[:-1], *reversed(steps))
 
 
 def _gap_costs(times: Tensor, gaps: int, forced: list[int], order: int) -> Tensor:

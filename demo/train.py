@@ -472,7 +472,9 @@ def export(options: argparse.Namespace) -> None:
     vae = torch.load(options.work / "vae_folded.pt", map_location="cpu")["vae"]
     write_weights(vae, options.out / "adacache_demo_vae.safetensors", None)
     dit = torch.load(options.work / "dit.pt", map_location="cpu")["average"]
-    config = {"transformer": {"num_heads": DITS[options.size]["num_heads"]}}  # comfy/model_detection.py would guess dim / 128
+    config = {
+        "transformer": {"num_heads": DITS[options.size]["num_heads"]}
+    }  # comfy/model_detection.py would guess dim / 128
     write_weights(dit, options.out / f"adacache_{options.size}_dit.safetensors", {"config": json.dumps(config)})
 
 

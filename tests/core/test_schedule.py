@@ -68,14 +68,16 @@ def test_few_steps_are_all_computed():
         assert len(drive(make_schedule(preset, shifted(12), FORECAST), 0.0)) < 12
 
 
-def brute_force(times, computes, forced, order):
-    """Every choice of steps, costed with the formula of ``plan``'s docstring."""
+def brute_force(times, computes, forced, order, done=(0, 1)):
+    """Every choice of steps that begins with ``done``, costed with the formula of ``plan``'s docstring."""
     total = len(times)
     t = torch.tensor(times, dtype=torch.float64)
     weight = _error_weight(t)
     best, chosen = None, None
     for rest in itertools.combinations(sorted(set(range(total)) - forced), computes - len(forced)):
         steps = sorted(forced | set(rest))
+        if tuple(steps[: len(done)]) != tuple(done):
+            continue
         cost = 0.0
         for a, b, c in zip(steps, steps[1:], steps[2:], strict=False):
             for j in range(b + 1, c):
@@ -111,13 +113,30 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
-def test_motion_brings_the_next_compute_nearer_and_never_farther():
-    times, motion = shifted(30), MotionRegularization(start_percent=0.0, end_percent=1.0, exponent=1.0)
-    planned = drive(PlannedSchedule(times, 3.0))
-    still = drive(PlannedSchedule(times, 3.0, motion=motion), motion=0.0)
-    moving = drive(PlannedSchedule(times, 3.0, motion=motion), motion=0.77)  # score / scale = 2: gaps halved
-    assert set(planned) <= set(moving)
-    assert len(moving) > len(still) >= len(planned)
+@pytest.mark.parametrize(("motion", "computed"), [(0.0, 8), (0.2, 8), (0.385, 10), (0.5544, 12), (0.77, 14), (1.0, 15)])
+def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, computed):
+    # 10 of 30 computes times sqrt(score / 0.385), within 0.75 and 1.5: 7.5, 7.5, 10, 12, 14.1, 15.
+    settings = MotionRegularization(start_percent=0.0, end_percent=0.87, exponent=1.0)
+    assert len(drive(PlannedSchedule(shifted(30), 3.0, motion=settings), motion=motion)) == computed
+
+
+def test_motion_that_counts_as_one_leaves_the_plan_as_it_is():
+    planned = PlannedSchedule(shifted(30), 3.0)
+    assert drive(PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization()), motion=0.385) == list(planned.steps)
+
+
+def test_outside_its_window_motion_does_not_count():
+    settings = MotionRegularization(start_percent=0.9, end_percent=1.0)
+    moving = drive(PlannedSchedule(shifted(30), 3.0, motion=settings), motion=1.0)
+    assert moving[:-3] == drive(PlannedSchedule(shifted(30), 3.0))[:-3]
+
+
+def test_a_plan_for_the_rest_keeps_what_is_done():
+    # After computes at 0, 1 and 5 the best rest of 13 steps is the best of all choices that begin so.
+    times, forced = shifted(13), {0, 1, 12}
+    assert plan(times, 6, forced, 2, done=(0, 1, 5)) == brute_force(times, 6, forced, 2, done=(0, 1, 5))
+    assert plan(times, 3, forced, 2, done=(0, 1, 5)) == (0, 1, 5, 12)
+    assert plan(times, 99, forced, 2, done=(0, 1, 5)) == (0, 1, 5, *range(6, 13))
 
 
 def test_motion_of_a_codebook_scales_the_distance():
