@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -155,6 +155,7 @@ class PlannedSchedule(Schedule):
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
         speedup: wanted ratio of all steps to computed steps, >= 1; at least ``MINIMUM_COMPUTES`` steps compute.
         order: 1 if the replay holds the last residual, 2 if it forecasts from the last two.
+        correction: factor of the error weight at flow times, for a calibrated model; see ``plan``.
     """
 
     def __init__(
@@ -164,12 +165,13 @@ class PlannedSchedule(Schedule):
         order: int = 2,
         motion: MotionRegularization | None = None,
         skippable: range | None = None,
+        correction: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not speedup >= 1:
             raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
         super().__init__(len(times), motion, skippable)
         kept = {step for step in range(len(times)) if step not in self.skippable}
-        self._plan = partial(plan, times, forced=self.forced | kept, order=order)
+        self._plan = partial(plan, times, forced=self.forced | kept, order=order, correction=correction)
         self._computes = len(times) / speedup
         self._done: list[int] = []
         self.steps = self._plan(self._budget(1.0))
@@ -216,6 +218,7 @@ def plan(
     forced: frozenset[int] | set[int],
     order: int = 2,
     done: Sequence[int] = (0, 1),
+    correction: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[int, ...]:
     """Choose which steps compute, by dynamic programming over pairs of successive computes.
 
@@ -228,6 +231,7 @@ def plan(
         forced: steps that compute in any case.
         order: 1 or 2, see ``PlannedSchedule``.
         done: steps that have computed, two at least, ascending; what is before the last of them is settled.
+        correction: factor of w at flow times (float64 tensor of any shape), see ``Calibration``; None is 1.
 
     Returns:
         The computed steps, ascending: those done, and those to come.
@@ -240,7 +244,7 @@ def plan(
     if more >= rest:
         return (*done, *range(last + 1, total))
     gaps = min(MAXIMUM_GAP, total)
-    cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order)
+    cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order, correction)
     # best[b, g]: least error up to compute b whose predecessor is b - g (index g - 1), after k computes.
     best = torch.full((total, gaps), torch.inf, dtype=torch.float64)
     best[last, min(last - done[-2], gaps) - 1] = 0.0
@@ -256,7 +260,7 @@ def plan(
     step, gap_index = total - 1, int(best[total - 1].argmin())
     if not torch.isfinite(best[step, gap_index]):
         # So few computes that some gap would exceed the limit.
-        return plan(times, len(done) + more + 1, forced, order, done)
+        return plan(times, len(done) + more + 1, forced, order, done, correction)
     steps = [step]
     for back in reversed(came_from):
         step, gap_index = step - gap_index - 1, int(back[step, gap_index])
@@ -264,11 +268,15 @@ def plan(
     return (*done[:-1], *reversed(steps))
 
 
-def _gap_costs(times: Tensor, gaps: int, forced: list[int], order: int) -> Tensor:
+def _gap_costs(
+    times: Tensor, gaps: int, forced: list[int], order: int, correction: Callable[[Tensor], Tensor] | None
+) -> Tensor:
     """Error of computing b - g, then b, then b + h: float64 ``[steps b, gaps g, gaps h]`` (index gap - 1)."""
     total = len(times)
     duration = (times - torch.cat((times[1:], times.new_zeros(1)))).abs()
     weight = duration * _error_weight(times)
+    if correction is not None:
+        weight = weight * correction(times)
     cost = torch.full((total, gaps, gaps), torch.inf, dtype=torch.float64)
     for b in range(1, total):
         next_forced = next((step for step in forced if step > b), total)

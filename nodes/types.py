@@ -2,5 +2,6 @@
 
 from comfy_api.latest import io
 
+Calibration = io.Custom("ADACACHE_CALIBRATION")
 Motion = io.Custom("ADACACHE_MOREG")
 Statistics = io.Custom("ADACACHE_STATISTICS")
