@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
+# Motion score plus gradient halfway between the still and the moving videos of the demo model.
+TYPICAL_MOTION = 3.0
 # MoReg gives a planned video at least and at most this share of the computes that it would have without.
 LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 0.75, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
@@ -93,7 +96,7 @@ class Schedule(ABC):
         per_step = distance / self.rate
         applied, gradient = self._regularize(step, motion_score)
         factor = 1.0 if applied is None or gradient is None else applied + abs(gradient)
-        self.rate = self._next_rate(step, per_step * factor, applied)
+        self.rate = self._next_rate(step, per_step * factor, factor if step in self._motion_window else None)
         self.next_compute = step + self.rate
         return Observation(self.rate, per_step, applied, gradient, per_step * factor)
 
@@ -112,7 +115,7 @@ class Schedule(ABC):
     def _forced_steps(self) -> frozenset[int]: ...
 
     @abstractmethod
-    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int: ...
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int: ...
 
 
 class CodebookSchedule(Schedule):
@@ -138,7 +141,7 @@ class CodebookSchedule(Schedule):
     def _forced_steps(self) -> frozenset[int]:
         return frozenset({0, self.total_steps - 2, self.total_steps - 1})
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int:
         return self.codebook.rate(regularized_distance)
 
 
@@ -147,9 +150,9 @@ class PlannedSchedule(Schedule):
 
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
-    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the budget
-    follows the motion score: what is left of the run is planned anew with more computes for a video that moves more
-    than a score of 1, with fewer for one that moves less.
+    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the
+    second compute within its window sets the budget: the rest of the run is planned anew, with more computes where
+    motion score plus gradient are above the typical, with fewer where they are below.
 
     Args:
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
@@ -174,27 +177,28 @@ class PlannedSchedule(Schedule):
         self._plan = partial(plan, times, forced=self.forced | kept, order=order, correction=correction)
         self._computes = len(times) / speedup
         self._done: list[int] = []
-        self.steps = self._plan(self._budget(1.0))
+        self._motion_seen = 0
+        self.steps: tuple[int, ...] = self._plan(self._budget(1.0))
 
     def _forced_steps(self) -> frozenset[int]:
         last = 2 if self.total_steps > 20 else 1
         steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
-    def _budget(self, motion_score: float) -> int:
-        share = min(max(motion_score**0.5, LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
+    def _budget(self, motion: float) -> int:
+        share = min(max(math.sqrt(motion), LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
         return max(MINIMUM_COMPUTES, round(self._computes * share))
 
     def _rate_without_distance(self, step: int) -> int:
         self._done.append(step)
-        return next((later - step for later in self.steps if later > step), 1)
+        return next((later for later in self.steps if later > step), step + 1) - step
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
-        rate = self._rate_without_distance(step)
-        if motion_score is None or step not in self._motion_window:
-            return rate
-        self.steps = self._plan(self._budget(motion_score), done=self._done)
-        return self.steps[len(self._done)] - step if len(self.steps) > len(self._done) else 1
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int:
+        self._motion_seen += motion_factor is not None
+        if motion_factor is not None and self._motion_seen == 2:
+            # As early as there is a gradient, and only then: later the steps that matter most are over.
+            self.steps = self._plan(self._budget(motion_factor / TYPICAL_MOTION), done=(*self._done, step))
+        return self._rate_without_distance(step)
 
 
 def flow_time(sigma: float, sigma_max: float) -> float:

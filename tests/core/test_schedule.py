@@ -113,22 +113,37 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
-@pytest.mark.parametrize(("motion", "computed"), [(0.0, 8), (0.2, 8), (0.385, 10), (0.5544, 12), (0.77, 14), (1.0, 15)])
+@pytest.mark.parametrize(("motion", "computed"), [(0.0, 8), (0.15, 8), (0.3, 10), (0.432, 12), (0.588, 14), (0.9, 15)])
 def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, computed):
-    # 10 of 30 computes times sqrt(score / 0.385), within 0.75 and 1.5: 7.5, 7.5, 10, 12, 14.1, 15.
-    settings = MotionRegularization(start_percent=0.0, end_percent=0.87, exponent=1.0)
+    # A steady score of 10 * motion, 3 is typical: 10 of 30 computes times sqrt(10 * motion / 3), within 0.75 and 1.5.
+    settings = MotionRegularization(start_percent=0.0, end_percent=0.87, exponent=1.0, scale=0.1)
     assert len(drive(PlannedSchedule(shifted(30), 3.0, motion=settings), motion=motion)) == computed
 
 
-def test_motion_that_counts_as_one_leaves_the_plan_as_it_is():
-    planned = PlannedSchedule(shifted(30), 3.0)
-    assert drive(PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization()), motion=0.385) == list(planned.steps)
+def test_typical_motion_leaves_the_plan_as_it_is():
+    planned, settings = PlannedSchedule(shifted(30), 3.0), MotionRegularization(exponent=1.0, scale=0.1)
+    assert drive(PlannedSchedule(shifted(30), 3.0, motion=settings), motion=0.3) == list(planned.steps)
+
+
+def test_the_gradient_counts_and_the_budget_is_set_once():
+    settings = MotionRegularization(exponent=1.0, scale=0.1, gradient_multiplier=10)
+    schedule = PlannedSchedule(shifted(30), 3.0, motion=settings)  # the window begins at step 3
+    assert schedule.steps[:4] == (0, 1, 3, 5)
+    for step in (0, 1, 3):
+        schedule.observe(step, 0.1 if step else None, 0.3)
+    assert len(schedule.steps) == 10
+    # Score 3.4, gradient 10 * (3.4 - 3) / 2 = 2: sqrt(5.4 / 3) = 1.34 times the computes.
+    schedule.observe(5, 0.1, 0.34)
+    assert len(schedule.steps) == 13
+    budgeted = schedule.steps
+    schedule.observe(6, 0.1, 0.9)
+    assert schedule.steps == budgeted
 
 
 def test_outside_its_window_motion_does_not_count():
-    settings = MotionRegularization(start_percent=0.9, end_percent=1.0)
+    settings = MotionRegularization(start_percent=0.95, end_percent=1.0)
     moving = drive(PlannedSchedule(shifted(30), 3.0, motion=settings), motion=1.0)
-    assert moving[:-3] == drive(PlannedSchedule(shifted(30), 3.0))[:-3]
+    assert moving[:-2] == drive(PlannedSchedule(shifted(30), 3.0))[:-2]
 
 
 def test_a_plan_for_the_rest_keeps_what_is_done():
