@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,8 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
-# Motion score plus gradient halfway between the still and the moving videos of the demo model.
-TYPICAL_MOTION = 3.0
-# MoReg gives a planned video at least and at most this share of the computes that it would have without.
-LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 0.75, 1.5
+# What MoReg multiplies the number of computes of a plan by: this power of the motion score, within these limits.
+MOTION_CONTRAST, LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 1.5, 0.75, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
 
@@ -96,7 +93,7 @@ class Schedule(ABC):
         per_step = distance / self.rate
         applied, gradient = self._regularize(step, motion_score)
         factor = 1.0 if applied is None or gradient is None else applied + abs(gradient)
-        self.rate = self._next_rate(step, per_step * factor, factor if step in self._motion_window else None)
+        self.rate = self._next_rate(step, per_step * factor, applied)
         self.next_compute = step + self.rate
         return Observation(self.rate, per_step, applied, gradient, per_step * factor)
 
@@ -115,7 +112,7 @@ class Schedule(ABC):
     def _forced_steps(self) -> frozenset[int]: ...
 
     @abstractmethod
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int: ...
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int: ...
 
 
 class CodebookSchedule(Schedule):
@@ -141,7 +138,7 @@ class CodebookSchedule(Schedule):
     def _forced_steps(self) -> frozenset[int]:
         return frozenset({0, self.total_steps - 2, self.total_steps - 1})
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int:
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
         return self.codebook.rate(regularized_distance)
 
 
@@ -151,8 +148,8 @@ class PlannedSchedule(Schedule):
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
     early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the
-    second compute within its window sets the budget: the rest of the run is planned anew, with more computes where
-    motion score plus gradient are above the typical, with fewer where they are below.
+    motion score of the second step sets the budget: more computes for a video whose scaled score is above 1, fewer
+    where it is below.
 
     Args:
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
@@ -176,8 +173,8 @@ class PlannedSchedule(Schedule):
         kept = {step for step in range(len(times)) if step not in self.skippable}
         self._plan = partial(plan, times, forced=self.forced | kept, order=order, correction=correction)
         self._computes = len(times) / speedup
-        self._done: list[int] = []
-        self._motion_seen = 0
+        # The second step, for any window: it is early enough to spend the budget where it matters, at once after it.
+        self._motion_window = range(1, 2)
         self.steps: tuple[int, ...] = self._plan(self._budget(1.0))
 
     def _forced_steps(self) -> frozenset[int]:
@@ -185,19 +182,16 @@ class PlannedSchedule(Schedule):
         steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
-    def _budget(self, motion: float) -> int:
-        share = min(max(math.sqrt(motion), LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
+    def _budget(self, motion_score: float) -> int:
+        share: float = min(max(motion_score**MOTION_CONTRAST, LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
         return max(MINIMUM_COMPUTES, round(self._computes * share))
 
     def _rate_without_distance(self, step: int) -> int:
-        self._done.append(step)
         return next((later for later in self.steps if later > step), step + 1) - step
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int:
-        self._motion_seen += motion_factor is not None
-        if motion_factor is not None and self._motion_seen == 2:
-            # As early as there is a gradient, and only then: later the steps that matter most are over.
-            self.steps = self._plan(self._budget(motion_factor / TYPICAL_MOTION), done=(*self._done, step))
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
+        if motion_score is not None and step in self._motion_window:
+            self.steps = self._plan(self._budget(motion_score))
         return self._rate_without_distance(step)
 
 
@@ -221,7 +215,6 @@ def plan(
     computes: int,
     forced: frozenset[int] | set[int],
     order: int = 2,
-    done: Sequence[int] = (0, 1),
     correction: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[int, ...]:
     """Choose which steps compute, by dynamic programming over pairs of successive computes.
@@ -232,28 +225,24 @@ def plan(
     Args:
         times: flow time of every step, descending.
         computes: how many steps compute; raised to the number of forced steps where it is less.
-        forced: steps that compute in any case.
+        forced: steps that compute in any case; must hold the first two.
         order: 1 or 2, see ``PlannedSchedule``.
-        done: steps that have computed, two at least, ascending; what is before the last of them is settled.
         correction: factor of w at flow times (float64 tensor of any shape), see ``Calibration``; None is 1.
 
     Returns:
-        The computed steps, ascending: those done, and those to come.
+        The computed steps, ascending.
     """
-    total, last = len(times), done[-1]
-    if total < 3:
+    total = len(times)
+    computes = min(max(computes, len(forced)), total)
+    if computes == total or total < 3:
         return tuple(range(total))
-    rest = total - 1 - last
-    more = min(max(computes - len(done), sum(step > last for step in forced)), rest)
-    if more >= rest:
-        return (*done, *range(last + 1, total))
     gaps = min(MAXIMUM_GAP, total)
     cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order, correction)
     # best[b, g]: least error up to compute b whose predecessor is b - g (index g - 1), after k computes.
     best = torch.full((total, gaps), torch.inf, dtype=torch.float64)
-    best[last, min(last - done[-2], gaps) - 1] = 0.0
+    best[1, 0] = 0.0
     came_from = []
-    for _ in range(more):
+    for _ in range(computes - 2):
         value, gap_before = (best[:, :, None] + cost).min(dim=1)
         best = torch.full_like(best, torch.inf)
         back = torch.zeros(total, gaps, dtype=torch.long)
@@ -264,12 +253,12 @@ def plan(
     step, gap_index = total - 1, int(best[total - 1].argmin())
     if not torch.isfinite(best[step, gap_index]):
         # So few computes that some gap would exceed the limit.
-        return plan(times, len(done) + more + 1, forced, order, done, correction)
+        return plan(times, computes + 1, forced, order, correction)
     steps = [step]
     for back in reversed(came_from):
         step, gap_index = step - gap_index - 1, int(back[step, gap_index])
         steps.append(step)
-    return (*done[:-1], *reversed(steps))
+    return (0, *reversed(steps))
 
 
 def _gap_costs(

@@ -31,7 +31,7 @@ SETTINGS = {"preset": CALIBRATE, "family": "doubling", "sigma_max": 1.0}
 
 
 def quadratic(constant: float | None = None, calls: int = 1, calibrates: bool = True, dtype=torch.float32):
-    """Statistics of a run whose residual is 7 t squared at flow time t, and 7 times a constant for a second condition."""
+    """Of a run with residual 7 t squared at flow time t; that of a second condition is 7 times a constant."""
     model, statistics = DoublingModel(), RunStatistics(SETTINGS, STEPS)
     run = CacheRun(
         lambda: make_schedule(CALIBRATE, TIMES, FORECAST), FORECAST, [*TIMES, 0.0], statistics, calibrates=calibrates
