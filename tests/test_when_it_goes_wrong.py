@@ -240,6 +240,7 @@ class TestNotFinite:
         # The step after it was to replay what is not there, and is computed; later ones have that to replay.
         assert bad + 1 not in planned
         assert [record.step for record in run.steps if record.computed] == sorted([*planned, bad + 1])
+        assert run.steps[bad + 1].reason == "cache was emptied"
         assert ran.blocks == BLOCKS * (len(planned) + 1)
         assert run.steps[bad].distance is None
         left.nothing_behind(wan)
@@ -251,7 +252,9 @@ class TestNotFinite:
         with self.broken(float("nan"), 1, slice(None)):
             sample(patched)
         report = make_report([only_run(log)])
-        assert "1 steps gave values that are not finite (NaN): they were not cached." in report["summary"]
+        assert "\n1 step gave values that are not finite (NaN): it was not cached. Check model" in report["summary"]
+        # The step after it computed as well, for no reason of its own.
+        assert [entry["key"] for entry in report["explanation"]][-1] == "not_finite"
         json.dumps(report, allow_nan=False)
 
     def test_a_model_that_gives_nothing_else_is_computed_throughout(self, wan):
