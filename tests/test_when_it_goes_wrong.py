@@ -36,17 +36,7 @@ STEPS = 10
 EVERY_FOURTH = ((1e9, 4),)
 COMPUTED = [0, 1, 5, 8, 9]
 STORAGES = pytest.mark.parametrize("storage", ["hidden", "output"])
-
-
-@pytest.fixture(scope="module")
-def wan(pack):
-    return tiny_models.load("WAN21_T2V")
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def bind_every_fourth(model, **choices):
@@ -183,12 +173,13 @@ class TestErrors:
         assert torch.equal(sample(patched), expected)
 
     @STORAGES
-    def test_of_a_node_between_the_steps(self, wan, left, storage):
+    @pytest.mark.parametrize("at", [0, 6])
+    def test_of_a_node_between_the_steps(self, wan, left, storage, at):
         patched, log = bind_every_fourth(wan, storage=storage)
         expected = sample(patched)
 
         def stop(step, *_):
-            if step == 6:
+            if step == at:
                 raise RuntimeError("boom")
 
         with pytest.raises(RuntimeError, match="boom"):
