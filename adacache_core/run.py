@@ -83,6 +83,7 @@ class CacheRun:
         self._measured = Measurement(self.schedule.motion, self._group, self._calibrates)
         self._conditions: dict[Hashable, int] = {}  # numbered as they come up
         self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
+        self._emptied: StepRecord | None = None  # the last step at which the cache was
         self._step: StepRecord | None = None
         self._skipped: list[int] = []  # steps since the last compute
         self._started = 0.0
@@ -213,6 +214,8 @@ class CacheRun:
         skips = not planned and all(key in self._cache for key in keys)
         if not planned and not skips:
             record.computed, record.reason = True, "nothing cached for a condition"
+            if self.statistics.steps[-1:] == [self._emptied]:
+                record.reason = "cache was emptied"
         record.count(numbers, computed=not skips)
         return skips
 
@@ -263,6 +266,7 @@ class CacheRun:
     def _forget(self) -> None:
         self._cache = ResidualCache(self.replay.order, self._storage.device)
         self._skipped.clear()
+        self._emptied = self._step
 
     def _choose_form(self, computed: Mapping[Hashable, ComputedResidual]) -> None:
         """Keep outputs from now on where new conditions' hidden states would not fit; the next steps then compute."""

@@ -8,8 +8,7 @@ from comfy_api.latest import io
 
 from ..adacache_core import PRESETS, Calibration, Codebook, MotionRegularization
 from ._binding import SAME_DEVICE, SYSTEM_MEMORY, CacheSettings, bind
-from .types import Calibration as CalibrationType
-from .types import Motion, Statistics
+from .types import Calibrated, Motion, Statistics, percent
 
 
 class AdaCache(io.ComfyNode):
@@ -50,24 +49,8 @@ class AdaCache(io.ComfyNode):
                         "repeats the last one as in the paper. auto is hold for the paper's presets, else forecast."
                     ),
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Steps before this part of sampling are always computed.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Steps after this part of sampling are always computed.",
-                ),
+                percent("start_percent", 0.0, "Steps before this part of sampling are always computed.", advanced=True),
+                percent("end_percent", 1.0, "Steps after this part of sampling are always computed.", advanced=True),
                 io.String.Input(
                     "codebook",
                     default="0.08:6, 0.16:5, 0.24:4, 0.32:3, 0.40:2, 1.00:1",
@@ -113,7 +96,7 @@ class AdaCache(io.ComfyNode):
                     optional=True,
                     tooltip="Motion regularisation from a MoReg Settings node: more compute where things move.",
                 ),
-                CalibrationType.Input(
+                Calibrated.Input(
                     "calibration",
                     optional=True,
                     tooltip=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..adacache_core import Calibration
-from .types import Calibration as CalibrationType
+from .types import Calibrated
 
 
 class AdaCacheCalibrate(io.ComfyNode):
@@ -32,7 +32,7 @@ class AdaCacheCalibrate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                CalibrationType.Output(
+                Calibrated.Output(
                     "calibration", display_name="calibration", tooltip="Connect it to AdaCache with a planned preset."
                 ),
                 io.String.Output(

@@ -44,8 +44,15 @@ SENTENCES = {
     ),
     "motion": "No step was skipped because of motion: MoReg raised the lowest distance from {plain} to {lowest}.",
     "not_finite": "{count} steps gave values that are not finite (NaN): they were not cached. Check model and LoRAs.",
-    "new_condition": "Planned skips that were computed because a condition was new at that step: {count}.",
+    "new_condition": "{count} planned skips were computed because a condition was new at them.",
     "stopped": "The run stopped after {done} of {steps} steps: it was interrupted or failed.",
+}
+# Those of the above that read otherwise where their count of steps is 1; Chinese has one form for all.
+_OF_ONE = {
+    "too_few": "No step was skipped: 1 step is too few, a skip needs computed steps before and after it.",
+    "not_finite": "1 step gave values that are not finite (NaN): it was not cached. Check model and LoRAs.",
+    "new_condition": "1 planned skip was computed because a condition was new at it.",
+    "stopped": "The run stopped after {done} of 1 step: it was interrupted or failed.",
 }
 
 _PARTS = ("early", "middle", "late")
@@ -112,7 +119,10 @@ def _preset(settings: dict[str, Any]) -> str:
 
 
 def _sentence(entry: dict[str, Any]) -> str:
-    return SENTENCES[entry["key"]].format(**entry)
+    sentence = SENTENCES[entry["key"]]
+    if entry.get("count", entry.get("steps")) == 1:
+        sentence = _OF_ONE.get(entry["key"], sentence)
+    return sentence.format(**entry)
 
 
 def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]:

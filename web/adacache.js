@@ -47,8 +47,12 @@ class Inspector {
   }
 
   #resize(height) {
+    const { node } = this
     this.view.element.style.minHeight = `${height}px`
-    this.node.setDirtyCanvas?.(true, true)
+    // Or else the canvas renderer draws the node before it grows, and not again.
+    const least = node.computeSize()[1]
+    if (node.size[1] < least) node.setSize([node.size[0], least])
+    node.setDirtyCanvas?.(true, true)
   }
 
   complete(report) {

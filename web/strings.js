@@ -118,7 +118,8 @@ const zh = {
     'outside window': '在起止范围之外',
     'too few steps': '步数太少',
     'nothing cached for a condition': '某个条件没有缓存',
-    'residual is not finite': '残差不是有限数值'
+    'residual is not finite': '残差不是有限数值',
+    'cache was emptied': '缓存已清空'
   },
   sentences: {
     not_connected: '未连接统计信息：AdaCache 被绕过，或不在此工作流中。没有它，每一步都会计算。',
