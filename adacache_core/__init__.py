@@ -3,6 +3,7 @@
 Read ``schedule.py`` for which steps compute, ``replay.py`` for what the others see, ``attach.py`` for how.
 """
 
+from .calibration import CALIBRATE, Calibration
 from .codebook import PAPER_FAST, PAPER_SLOW, Codebook
 from .distance import residual_distance
 from .errors import (
@@ -21,6 +22,7 @@ from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, pl
 from .statistics import RunStatistics, StepRecord
 
 __all__ = [
+    "CALIBRATE",
     "FORECAST",
     "HOLD",
     "LAYOUTS",
@@ -30,6 +32,7 @@ __all__ = [
     "AdaCacheError",
     "Blocks",
     "CacheRun",
+    "Calibration",
     "Codebook",
     "CodebookSchedule",
     "ConfigurationError",

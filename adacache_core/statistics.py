@@ -25,6 +25,8 @@ class StepRecord:
         distance: residual distance per step (AdaCache, Eq. 3).
         motion_score, motion_gradient, regularized_distance: see ``Observation``; None without MoReg.
         seconds: time from the step's first model call to the next step's.
+        forecast_error: how far the line through the two residuals before misses this one,
+            ``|forecast - residual|_1 / |residual|_1``; None but when calibrating.
     """
 
     step: int
@@ -40,6 +42,7 @@ class StepRecord:
     motion_gradient: float | None = None
     regularized_distance: float | None = None
     seconds: float = 0.0
+    forecast_error: float | None = None
 
     def count(self, conditions: Sequence[int], computed: bool) -> None:
         """Count a model call for these conditions (numbers from 0); one computed call makes a condition computed."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..adacache_core import PRESETS, Codebook, MotionRegularization
+from ..adacache_core import PRESETS, Calibration, Codebook, MotionRegularization
 from ._binding import SAME_DEVICE, SYSTEM_MEMORY, CacheSettings, bind
-from .types import Motion, Statistics, percent
+from .types import Calibrated, Motion, Statistics, percent
 
 
 class AdaCache(io.ComfyNode):
@@ -35,7 +35,8 @@ class AdaCache(io.ComfyNode):
                         "How much to skip. balanced computes about 1 step in 2, quality 2 in 3, fast 1 in 3, placed "
                         "where the video needs them; target computes as many as target_speedup asks for. paper-fast "
                         "and paper-slow are the published AdaCache settings, which decide from the video. custom uses "
-                        "the codebook below."
+                        "the codebook below. calibrate computes every step and measures the model for an AdaCache "
+                        "Calibrate node."
                     ),
                 ),
                 io.Combo.Input(
@@ -95,6 +96,14 @@ class AdaCache(io.ComfyNode):
                     optional=True,
                     tooltip="Motion regularisation from a MoReg Settings node: more compute where things move.",
                 ),
+                Calibrated.Input(
+                    "calibration",
+                    optional=True,
+                    tooltip=(
+                        "What an AdaCache Calibrate node made of a run of this model: the planned presets (balanced, "
+                        "quality, fast, target) then place their steps for it."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the cache; connect it to the sampler."),
@@ -120,9 +129,19 @@ class AdaCache(io.ComfyNode):
         storage: str = "auto",
         cache_device: str = SAME_DEVICE,
         moreg: MotionRegularization | None = None,
+        calibration: Calibration | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
         settings = CacheSettings(
-            preset, custom, replay, start_percent, end_percent, moreg, storage, cache_device, target_speedup
+            preset,
+            custom,
+            replay,
+            start_percent,
+            end_percent,
+            moreg,
+            storage,
+            cache_device,
+            target_speedup,
+            calibration,
         )
         return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..adacache_core import RunStatistics
+from ..adacache_core import CALIBRATE, RunStatistics
 
 # web/strings.js has the same keys and placeholders in Chinese.
 SENTENCES = {
@@ -31,6 +31,10 @@ SENTENCES = {
         "hidden states."
     ),
     "too_few": "No step was skipped: {steps} steps are too few, the video changes too much from one to the next.",
+    "calibrated": (
+        "Every step was computed to measure this model. Connect the report to an AdaCache Calibrate node, and its "
+        "calibration to AdaCache."
+    ),
     "window": "No step was skipped: start_percent {start} and end_percent {end} leave none that may be.",
     "forced": "No step was skipped: the ones that may be are followed by steps that are always computed.",
     "rates": "No step was skipped: every rate of the codebook is 1. A rate of 2 or more allows skips.",
@@ -190,6 +194,8 @@ def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:
 def _why_nothing(run: RunStatistics) -> dict[str, Any]:
     if run.steps[0].reason == "too few steps":
         return {"key": "too_few", "steps": run.total_steps}
+    if run.settings["preset"] == CALIBRATE:
+        return {"key": "calibrated"}
     free = [record for record in run.steps if record.reason == "schedule"]
     if not free:
         settings = run.settings

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+Calibrated = io.Custom("ADACACHE_CALIBRATION")
 Motion = io.Custom("ADACACHE_MOREG")
 Statistics = io.Custom("ADACACHE_STATISTICS")
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from tiny_wan import noise, sample, shadows, text
 
-PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom")
+PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom", "calibrate")
 SAMPLERS = (
     "euler",
     "heun",

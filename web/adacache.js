@@ -10,7 +10,7 @@ const NODE = 'AdaCacheInspector'
 const WIDTH = 460
 const LIVE = 'AdaCache.LiveUpdates'
 const DEFAULT_PRESET = 'AdaCache.DefaultPreset'
-const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom']
+const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom', 'calibrate']
 
 const setting = (name) => app.extensionManager?.setting?.get(name)
 const strings = () => stringsFor(setting('Comfy.Locale') ?? 'en')
