@@ -18,8 +18,8 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
-# MoReg multiplies the number of computes of a plan by this power of the motion score, within 1 and the second number. Not
-# below 1: with fewer computes a still video lost more than a moving one gained.
+# MoReg multiplies the number of computes of a plan by this power of the motion score, within 1 and the second number.
+# Not below 1: with fewer computes a still video lost more than a moving one gained.
 MOTION_CONTRAST, MOST_MOTION_SHARE = 1.5, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
