@@ -18,8 +18,9 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
-# What MoReg multiplies the number of computes of a plan by: this power of the motion score, within these limits.
-MOTION_CONTRAST, LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 1.5, 0.75, 1.5
+# MoReg multiplies the number of computes of a plan by this power of the motion score, within 1 and the second number.
+# Not below 1: with fewer computes a still video lost more than a moving one gained.
+MOTION_CONTRAST, MOST_MOTION_SHARE = 1.5, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
 
@@ -148,8 +149,7 @@ class PlannedSchedule(Schedule):
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
     early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the
-    motion score of the second step sets the budget: more computes for a video whose scaled score is above 1, fewer
-    where it is below.
+    motion score of the second step sets the budget: more computes for a video whose scaled score is above 1.
 
     Args:
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
@@ -183,7 +183,7 @@ class PlannedSchedule(Schedule):
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
     def _budget(self, motion_score: float) -> int:
-        share: float = min(max(motion_score**MOTION_CONTRAST, LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
+        share: float = min(max(motion_score**MOTION_CONTRAST, 1.0), MOST_MOTION_SHARE)
         return max(MINIMUM_COMPUTES, round(self._computes * share))
 
     def _rate_without_distance(self, step: int) -> int:

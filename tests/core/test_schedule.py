@@ -112,10 +112,10 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
 
 
 @pytest.mark.parametrize(
-    ("motion", "computed"), [(0.0, 8), (0.3, 8), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)]
+    ("motion", "computed"), [(0.0, 10), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)]
 )
-def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, computed):
-    # 10 of 30 computes times (motion / 0.385) ** 1.5, within 0.75 and 1.5.
+def test_a_moving_video_gets_more_computes(motion, computed):
+    # 10 of 30 computes times (motion / 0.385) ** 1.5, within 1 and 1.5.
     schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
     assert len(drive(schedule, motion=motion)) == computed
     assert schedule.steps == plan(shifted(30), computed, {0, 1, 28, 29})
