@@ -111,9 +111,7 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
-@pytest.mark.parametrize(
-    ("motion", "computed"), [(0.0, 10), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)]
-)
+@pytest.mark.parametrize(("motion", "computed"), [(0.0, 10), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)])
 def test_a_moving_video_gets_more_computes(motion, computed):
     # 10 of 30 computes times (motion / 0.385) ** 1.5, within 1 and 1.5.
     schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
