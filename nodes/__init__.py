@@ -3,5 +3,6 @@
 from .adacache import AdaCache
 from .inspector import AdaCacheInspector
 from .moreg import MoRegSettings
+from .token_refresh import TokenRefreshSettings
 
-NODES = [AdaCache, MoRegSettings, AdaCacheInspector]
+NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, AdaCacheInspector]

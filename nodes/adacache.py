@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..adacache_core import PRESETS, Codebook, MotionRegularization
+from ..adacache_core import PRESETS, Codebook, MotionRegularization, TokenRefresh
 from ._binding import SAME_DEVICE, SYSTEM_MEMORY, CacheSettings, bind
-from .types import Motion, Statistics
+from .types import Motion, Refresh, Statistics
 
 
 class AdaCache(io.ComfyNode):
@@ -111,6 +111,12 @@ class AdaCache(io.ComfyNode):
                     optional=True,
                     tooltip="Motion regularisation from a MoReg Settings node: more compute where things move.",
                 ),
+                Refresh.Input(
+                    "token_refresh",
+                    display_name="Token Refresh",
+                    optional=True,
+                    tooltip="From a Token Refresh node: skipped steps compute a part of the tokens.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the cache; connect it to the sampler."),
@@ -136,9 +142,19 @@ class AdaCache(io.ComfyNode):
         storage: str = "auto",
         cache_device: str = SAME_DEVICE,
         moreg: MotionRegularization | None = None,
+        token_refresh: TokenRefresh | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
         settings = CacheSettings(
-            preset, custom, replay, start_percent, end_percent, moreg, storage, cache_device, target_speedup
+            preset,
+            custom,
+            replay,
+            start_percent,
+            end_percent,
+            moreg,
+            storage,
+            cache_device,
+            target_speedup,
+            token_refresh,
         )
         return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))
