@@ -71,8 +71,9 @@ class TokenRefreshSettings(io.ComfyNode):
                     advanced=True,
                     tooltip="Above 0 the first blocks compute more tokens and the last ones fewer.",
                 ),
+                # Not "seed": the front end would put a control for the next run behind it.
                 io.Int.Input(
-                    "seed",
+                    "random_seed",
                     default=_DEFAULTS.seed,
                     min=0,
                     max=2**53 - 1,
@@ -84,10 +85,10 @@ class TokenRefreshSettings(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, preset: str, ratio: float, seed: int, **custom: Any) -> io.NodeOutput:
+    def execute(cls, preset: str, ratio: float, random_seed: int, **custom: Any) -> io.NodeOutput:
         if preset in _PRESETS:
-            return io.NodeOutput(replace(_PRESETS[preset], ratio=ratio, seed=seed))
-        return io.NodeOutput(TokenRefresh(ratio=ratio, seed=seed, **custom))
+            return io.NodeOutput(replace(_PRESETS[preset], ratio=ratio, seed=random_seed))
+        return io.NodeOutput(TokenRefresh(ratio=ratio, seed=random_seed, **custom))
 
 
 def _weight(name: str, tooltip: str) -> io.Float.Input:
