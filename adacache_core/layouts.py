@@ -22,6 +22,7 @@ class Sublayers:
     Attributes:
         replayed: modules whose output comes from the cache at a partial step: self-attention, or where it is joint
             attention of text and video, what follows it.
+        replayed_text: the same, of modules that see the prompt's tokens only.
         silent: modules that feed nothing but a replayed attention.
         cross_attention: modules that compute chosen queries only; argument 0 is ``[B, N, C]``.
         mlp: first and last module of an MLP, which compute chosen tokens only; often one and the same.
@@ -30,6 +31,7 @@ class Sublayers:
     """
 
     replayed: tuple[str, ...] = ()
+    replayed_text: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     cross_attention: tuple[str, ...] = ()
     mlp: tuple[tuple[str, str], ...] = ()
@@ -38,7 +40,7 @@ class Sublayers:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Modules as wide as what is kept, one for each output."""
+        """Modules as wide as what is kept of the video's tokens, one for each output."""
         last = tuple(last for _, last in self.mlp)
         return (*self.replayed, *self.cross_attention, *last, *(last if self.keeps_attention else ()))
 
@@ -256,7 +258,8 @@ LAYOUTS = (
                 "double_blocks",
                 returns=("img", "txt"),
                 sublayers=Sublayers(
-                    replayed=("img_attn.proj", "txt_attn.proj", "txt_mlp"),
+                    replayed=("img_attn.proj",),
+                    replayed_text=("txt_attn.proj", "txt_mlp"),
                     silent=("img_attn.qkv", "txt_attn.qkv"),
                     mlp=(("img_mlp", "img_mlp"),),
                 ),

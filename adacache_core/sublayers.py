@@ -80,7 +80,7 @@ class _Block:
     def forwards(self) -> dict[nn.Module, Forward]:
         """What stands in for the ``forward`` of the block and of its parts."""
         made: dict[nn.Module, Forward] = {self.block: self._with_attention(self.block.forward)}
-        for path in self.sublayers.replayed:
+        for path in (*self.sublayers.replayed, *self.sublayers.replayed_text):
             module = _module(self.block, path)
             made[module] = self._replayed((self.index, path), module.forward)
         for path in self.sublayers.silent if self.call.partial else ():

@@ -7,10 +7,10 @@ from browser import open_front_end
 
 from demo.comfyui import REPOSITORY
 
-NODES = ("AdaCache", "AdaCacheMoReg", "AdaCacheInspector")
+NODES = ("AdaCache", "AdaCacheMoReg", "AdaCacheTokenRefresh", "AdaCacheInspector")
 TITLES = {
-    "en": ("AdaCache", "MoReg Settings", "AdaCache Inspector"),
-    "zh": ("AdaCache", "MoReg 设置", "AdaCache 检查器"),
+    "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AdaCache Inspector"),
+    "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AdaCache 检查器"),
 }
 pytestmark = pytest.mark.server
 
