@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
+# What MoReg multiplies the number of computes of a plan by: this power of the motion score, within these limits.
+MOTION_CONTRAST, LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 1.5, 0.75, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
 
@@ -90,7 +93,7 @@ class Schedule(ABC):
         per_step = distance / self.rate
         applied, gradient = self._regularize(step, motion_score)
         factor = 1.0 if applied is None or gradient is None else applied + abs(gradient)
-        self.rate = self._next_rate(step, per_step * factor, factor)
+        self.rate = self._next_rate(step, per_step * factor, applied)
         self.next_compute = step + self.rate
         return Observation(self.rate, per_step, applied, gradient, per_step * factor)
 
@@ -109,7 +112,7 @@ class Schedule(ABC):
     def _forced_steps(self) -> frozenset[int]: ...
 
     @abstractmethod
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int: ...
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int: ...
 
 
 class CodebookSchedule(Schedule):
@@ -135,7 +138,7 @@ class CodebookSchedule(Schedule):
     def _forced_steps(self) -> frozenset[int]:
         return frozenset({0, self.total_steps - 2, self.total_steps - 1})
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
         return self.codebook.rate(regularized_distance)
 
 
@@ -144,8 +147,9 @@ class PlannedSchedule(Schedule):
 
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
-    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. MoReg moves the
-    next compute nearer where there is motion, and never farther.
+    early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the
+    motion score of the second step sets the budget: more computes for a video whose scaled score is above 1, fewer
+    where it is below.
 
     Args:
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
@@ -165,22 +169,28 @@ class PlannedSchedule(Schedule):
             raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
         super().__init__(len(times), motion, skippable)
         kept = {step for step in range(len(times)) if step not in self.skippable}
-        computes = max(MINIMUM_COMPUTES, round(len(times) / speedup))
-        self.steps = plan(times, computes, self.forced | kept, order)
+        self._plan = partial(plan, times, forced=self.forced | kept, order=order)
+        self._computes = len(times) / speedup
+        # The second step, for any window: it is early enough to spend the budget where it matters, at once after it.
+        self._motion_window = range(1, 2)
+        self.steps: tuple[int, ...] = self._plan(self._budget(1.0))
 
     def _forced_steps(self) -> frozenset[int]:
         last = 2 if self.total_steps > 20 else 1
         steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
-    def _planned_rate(self, step: int) -> int:
-        return next((later - step for later in self.steps if later > step), 1)
+    def _budget(self, motion_score: float) -> int:
+        share: float = min(max(motion_score**MOTION_CONTRAST, LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
+        return max(MINIMUM_COMPUTES, round(self._computes * share))
 
     def _rate_without_distance(self, step: int) -> int:
-        return self._planned_rate(step)
+        return next((later for later in self.steps if later > step), step + 1) - step
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
-        return max(1, round(self._planned_rate(step) / min(max(motion_factor, 1.0), 2.0)))
+    def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
+        if motion_score is not None and step in self._motion_window:
+            self.steps = self._plan(self._budget(motion_score))
+        return self._rate_without_distance(step)
 
 
 def flow_time(sigma: float, sigma_max: float) -> float:

@@ -25,13 +25,24 @@ import torch
 from demo.comfyui import REPOSITORY
 
 from . import readme
-from .comfyui_runner import ComfyUIRunner
+from .comfyui_runner import ComfyUIRunner, Sampled
 from .diffusers_runner import DiffusersRunner
-from .quality import compare
-from .settings import Sampling, Setting, comfyui_settings, diffusers_settings, scenes
+from .quality import Frames, compare
+from .settings import (
+    Sampling,
+    Setting,
+    comfyui_settings,
+    diffusers_settings,
+    headline_settings,
+    scenes,
+    schedule_settings,
+    uncached,
+)
 
 WEIGHTS = REPOSITORY / "demo" / "weights"
+MODELS = ("adacache_demo_dit", "adacache_narrow_dit")  # the second one so that nothing is tuned to one network
 RESULTS = Path(__file__).parent / "results"
+RUNNERS = ("comfyui", "diffusers")
 SHORT_SCENES, SCENES = 4, 48
 SAMPLINGS = (
     Sampling(),
@@ -91,10 +102,14 @@ def measure(
         if not todo:
             continue
         if number == 0:
-            runner.sample(scene, seed, Sampling(steps=2), None)  # one-off work belongs to nobody's time
-        uncached = runner.sample(scene, seed, sampling, None)
-        reference = runner.decode(uncached.latent)
+            runner.sample(scene, seed, Sampling(steps=2), uncached(todo[0]))  # one-off work belongs to nobody's time
+        plain: dict[Setting, Sampled] = {}
+        references: dict[Setting, Frames] = {}
         for setting in todo:
+            base = uncached(setting)
+            if base not in plain:
+                plain[base] = runner.sample(scene, seed, sampling, base)
+                references[base] = runner.decode(plain[base].latent)
             sampled = runner.sample(scene, seed, sampling, setting)
             records.add(
                 {
@@ -104,9 +119,9 @@ def measure(
                     "motion": scene.motion,
                     "computed_steps": sampled.computed_steps,
                     "seconds": sampled.seconds,
-                    "uncached_seconds": uncached.seconds,
+                    "uncached_seconds": plain[base].seconds,
                     "cache_bytes": sampled.cache_bytes,
-                    **compare(runner.decode(sampled.latent), reference),
+                    **compare(runner.decode(sampled.latent), references[base]),
                 }
             )
         say(f"{runner.name}, {sampling}: scene {number + 1} of {count}, {len(todo)} methods")
@@ -152,6 +167,8 @@ def table(found: list[Record]) -> str:
     """Rows as Markdown."""
     columns: dict[str, Callable[[Record], str]] = {
         "runner": lambda r: r["runner"],
+        "model": lambda r: r["model"].removeprefix("adacache_").removesuffix("_dit"),
+        "sampling": lambda r: str(Sampling(**{name: r[name] for name in asdict(Sampling())})),
         "method": lambda r: r["method"],
         "setting": lambda r: r["setting"],
         "steps": lambda r: f"{r['computed_steps']:.1f} of {r['steps']}",
@@ -176,7 +193,7 @@ def plot(found: list[Record], folder: Path) -> None:
 
     runners: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for r in found:
-        if all(r[name] == value for name, value in asdict(Sampling()).items()):
+        if r["model"] == MODELS[0] and all(r[name] == value for name, value in asdict(Sampling()).items()):
             runners[r["runner"]][r["method"]].append(r)
     for runner, methods in runners.items():
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
@@ -197,20 +214,22 @@ def machine() -> str:
     return f"{device}, {platform.machine()}, PyTorch {torch.__version__}"
 
 
-SETTINGS = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}
-
-
-def plans(runner: str, short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
-    """What is sampled, most wanted first."""
-    for index, sampling in enumerate(SAMPLINGS[:1] if short else SAMPLINGS):
-        yield sampling, list(SETTINGS[runner](sampling, short=short or index > 0))
+def plans(runner: str, model: str, short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
+    """What is sampled, most wanted first: everything at the default sampling, the schedule at all others."""
+    settings = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}[runner]
+    if model == MODELS[0] or runner == "diffusers":
+        yield Sampling(), list(settings(Sampling(), short=short))
+    if runner == "comfyui" and not short:
+        yield from ((sampling, list(schedule_settings(sampling))) for sampling in SAMPLINGS)
+        yield Sampling(steps=100), list(headline_settings(Sampling(steps=100)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few scenes, the default sampling, fewer rows")
     parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
-    parser.add_argument("--runner", choices=list(SETTINGS), action="append", help="default: both")
+    parser.add_argument("--runner", choices=RUNNERS, action="append", help="default: both")
+    parser.add_argument("--model", choices=MODELS, action="append", help="default: both, short the first")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "output" / "bench", help="finished samples")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -219,13 +238,15 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{(time.monotonic() - started) / 60:6.1f} min  {text}", flush=True)
 
-    comfyui = ComfyUIRunner(WEIGHTS / "adacache_demo_dit.safetensors", WEIGHTS / "adacache_demo_vae.safetensors")
     records = Records(options.work / "samples.jsonl")
     count = options.scenes or (SHORT_SCENES if options.short else SCENES)
-    for name in options.runner or SETTINGS:
-        runner = comfyui if name == "comfyui" else DiffusersRunner(WEIGHTS / "adacache_demo_dit.safetensors", comfyui)
-        for sampling, settings in plans(name, options.short):
-            measure(runner, sampling, settings, count, records, say)
+    for model in options.model or (MODELS[:1] if options.short else MODELS):
+        weights = WEIGHTS / f"{model}.safetensors"
+        comfyui = ComfyUIRunner(weights, WEIGHTS / "adacache_demo_vae.safetensors")
+        for name in options.runner or RUNNERS:
+            runner = comfyui if name == "comfyui" else DiffusersRunner(weights, comfyui)
+            for sampling, settings in plans(name, model, options.short):
+                measure(runner, sampling, settings, count, records, say)
     found = rows(records.all)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")

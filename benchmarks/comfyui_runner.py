@@ -71,8 +71,8 @@ class ComfyUIRunner:
         self._model = comfy.sd.load_diffusion_model(str(weights))
         self._vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae)))
 
-    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting | None) -> Sampled:
-        """Sample a scene, uncached where there is no setting."""
+    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting) -> Sampled:
+        """Sample a scene; method ``uncached`` is the model as it is."""
         import comfy.sample
         from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
 
@@ -104,17 +104,16 @@ class ComfyUIRunner:
         return frames.clamp(0, 1).mul(255).round().byte().numpy()
 
     @contextmanager
-    def _patched(self, sampling: Sampling, setting: Setting | None) -> Iterator[tuple[Any, Facts]]:
+    def _patched(self, sampling: Sampling, setting: Setting) -> Iterator[tuple[Any, Facts]]:
         from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
         (model,) = ModelSamplingSD3().patch(self._model, sampling.shift)
-        if setting is None:
-            yield model, Facts()
-            return
         options = setting.arguments
         if options.pop("dtype", None) == "bfloat16":
             model.set_model_compute_dtype(torch.bfloat16)
-        if setting.method in ("easycache", "lazycache"):
+        if setting.method == "uncached":
+            yield model, Facts()
+        elif setting.method in ("easycache", "lazycache"):
             yield peer(model, setting.method, options["threshold"])
         else:
             with ours(model, sampling, setting.method, **options) as patched:

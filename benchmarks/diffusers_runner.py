@@ -78,13 +78,13 @@ class DiffusersRunner:
         self._magnitudes: dict[Sampling, list[float]] = {}
 
     @torch.no_grad()
-    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting | None) -> Sampled:
-        """Sample a scene, uncached where there is no setting."""
-        if setting is not None and setting.method == "magcache" and sampling not in self._magnitudes:
+    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting) -> Sampled:
+        """Sample a scene; method ``uncached`` is the model as it is."""
+        if setting.method == "magcache" and sampling not in self._magnitudes:
             self._magnitudes[sampling] = self._calibrate_magcache(sampling)
         model = copy.deepcopy(self._model)  # hooks never come off entirely
         loop = _Loop(model, sampling)
-        caching = nullcontext(Facts()) if setting is None else self._cached(loop, setting)
+        caching = nullcontext(Facts()) if setting.method == "uncached" else self._cached(loop, setting)
         with caching as facts, _counted(model) as work:
             started = time.perf_counter()
             latent = loop(scene, seed, facts)
@@ -140,6 +140,7 @@ class DiffusersRunner:
                 options["current_timestep_callback"] = lambda: loop.timestep
             if setting.method == "taylorseer":
                 options["taylor_factors_dtype"] = torch.float32
+                options["cache_identifiers"] = list(options.get("cache_identifiers", ())) or None
             loop.model.enable_cache(made(**options))
         yield Facts()
 

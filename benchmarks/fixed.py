@@ -22,7 +22,7 @@ class FixedInterval(Schedule):
     def _rate_without_distance(self, step: int) -> int:
         return self.total_steps
 
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float) -> int:
+    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int:
         return self.total_steps
 
 

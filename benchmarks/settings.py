@@ -9,7 +9,8 @@ from typing import Any
 
 from demo.scenes import Scene
 
-PRESETS = ("quality", "balanced", "fast", "paper-slow", "paper-fast")
+# What diffusers' TaylorSeer caches: the outputs of attention and of the feed-forward, as its paper does.
+SUBLAYERS = (r"blocks\.\d+\.attn[12]", r"blocks\.\d+\.ffn")
 # EasyCache's and LazyCache's reuse_threshold; the nodes' default is 0.2.
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 MOTIONS = ("still", "slow", "fast", "changing")
@@ -55,6 +56,11 @@ def setting(method: str, label: str, **options: Any) -> Setting:
     return Setting(method, label, tuple(sorted(options.items())))
 
 
+def uncached(setting: Setting) -> Setting:
+    """What a setting is compared with: the model as it is, in the same precision."""
+    return Setting("uncached", "", tuple(pair for pair in setting.options if pair[0] == "dtype"))
+
+
 def scenes(count: int) -> list[tuple[Scene, int]]:
     """Prompts with their seeds: as many of each motion class, everything else in turn. Not those of the training."""
     motions, colors, shapes = (itertools.cycle(values) for values in (MOTIONS, COLORS, SHAPES))
@@ -79,41 +85,63 @@ def equal_computes(steps: int) -> tuple[int, ...]:
     return tuple(round(steps * share) for share in (1 / 2, 2 / 5, 1 / 3))
 
 
+def schedule_settings(sampling: Sampling) -> Iterator[Setting]:
+    """Where computes are placed: ours against even distances, at equal counts; for every way of sampling."""
+    for count in equal_computes(sampling.steps):
+        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+        yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
+
+
+def headline_settings(sampling: Sampling) -> Iterator[Setting]:
+    """At the paper's 4.7x and at 7x: ours, held and forecast, and the published codebooks with MoReg off and on."""
+    for speedup in (4.7, 7.0):
+        count = round(sampling.steps / speedup)
+        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+        yield setting("fixed", f"hold, {count} computes", replay="hold", computes=count)
+    for preset in ("paper-slow", "paper-fast"):
+        yield setting("adacache", preset, preset=preset)
+        yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)
+
+
 def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     """Rows of the ComfyUI runner; the first ones are what the short form shows."""
-    for preset in PRESETS:
+    for preset in ("quality", "balanced", "fast"):
         yield setting("adacache", preset, preset=preset)
     for threshold in (0.1, 0.2, 0.5) if short else THRESHOLDS:
         yield setting("lazycache", f"threshold {threshold:g}", threshold=threshold)
     for threshold in (0.2,) if short else THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}", threshold=threshold)
-    for count in equal_computes(sampling.steps):
-        yield setting("adacache", f"{count} computes", preset="target", computes=count)
-        yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
-    for threshold in (0.2,) if short else THRESHOLDS:
-        yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
+    yield from itertools.islice(schedule_settings(sampling), 2, 4) if short else schedule_settings(sampling)
     if short:
         return
+    for preset in ("paper-slow", "paper-fast"):
+        yield setting("adacache", preset, preset=preset)
+    for threshold in THRESHOLDS:
+        yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
         yield setting("adacache", f"{count} computes, no repayment", preset="target", computes=count, repays=False)
         yield setting("adacache", f"{count} computes, output", preset="target", computes=count, storage="output")
         yield setting("adacache", f"{count} computes, hold", preset="target", computes=count, replay="hold")
         yield setting("fixed", f"hold, {count} computes", replay="hold", computes=count)
-    for preset in PRESETS:
+        yield setting("adacache", f"{count} computes, MoReg", preset="target", computes=count, moreg=True)
+    for preset in ("paper-slow", "paper-fast"):
         yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)
 
 
 def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     """Rows of the diffusers runner: ours, and its peers from careful to fast."""
-    for preset in PRESETS:
+    for preset in ("quality", "balanced", "fast"):
         yield setting("adacache", preset, preset=preset)
-    for count in equal_computes(sampling.steps):
-        yield setting("adacache", f"{count} computes", preset="target", computes=count)
-        yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
-    for threshold in (0.05, 0.1, 0.2) if short else (0.02, 0.05, 0.1, 0.2, 0.3):
+    if not short:
+        yield from schedule_settings(sampling)
+    for threshold in (0.05, 0.1) if short else (0.02, 0.05, 0.1, 0.2, 0.3):
         yield setting("fbcache", f"threshold {threshold:g}", threshold=threshold)
-    for interval, order in ((2, 1), (4, 1)) if short else itertools.product((2, 3, 4, 5), (1, 2)):
-        yield setting("taylorseer", f"interval {interval}, order {order}", cache_interval=interval, max_order=order)
+    for interval, order in ((2, 1),) if short else itertools.product((2, 3, 4, 5), (1, 2)):
+        options = {"cache_interval": interval, "max_order": order}
+        yield setting("taylorseer", f"interval {interval}, order {order}", cache_identifiers=SUBLAYERS, **options)
+        if not short:
+            # Its default names attention modules as other models have them: on Wan it would cache nothing.
+            yield setting("taylorseer", f"interval {interval}, order {order}, lite", use_lite_mode=True, **options)
     for threshold, skips in ((0.06, 3), (0.24, 4), *(() if short else ((0.03, 2), (0.12, 3), (0.5, 6)))):
         yield setting("magcache", f"threshold {threshold:g}, {skips} skips", threshold=threshold, max_skip_steps=skips)
     for latest in (681,) if short else (681, 901):
@@ -124,7 +152,7 @@ def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     for interval in (2,) if short else (2, 3, 5):
         ranges = {"spatial_attention_block_skip_range": interval, "cross_attention_block_skip_range": 2 * interval}
         yield setting("pab", f"every {interval}", **ranges)
-    for threshold in (0.1, 0.2) if short else (0.05, 0.1, 0.2, 0.3, 0.5):
+    for threshold in (0.1,) if short else (0.05, 0.1, 0.2, 0.3, 0.5):
         for order in (0, 1):
             label = f"threshold {threshold:g}" + (", TaylorSeer" if order else "")
             yield setting("dbcache", label, residual_diff_threshold=threshold, order=order)

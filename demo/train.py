@@ -52,7 +52,11 @@ VAE_WIDTH = 8
 # convolutions and its attention must not depend on the crop. All cost the same.
 VAE_BATCHES = ((4, 9, 64), (2, 17, 64), (4, 33, 32), (2, 5, 128))
 
-DIT = {"model_type": "t2v", "dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10, "freq_dim": 256}
+# The model that ships, and a narrower one with smaller heads so that the benchmarks are not of one network only.
+DITS = {
+    "demo": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10},
+    "narrow": {"dim": 96, "ffn_dim": 384, "num_heads": 4, "num_layers": 8},
+}
 SHIFT = 3.0  # of the noise schedule that the demo samples with
 CROPPED, CROPPED_BATCH, BATCH = 0.25, 24, 8  # part of the time on quarter-size crops; clips per step then and after
 
@@ -351,10 +355,15 @@ def encode_latents(options: argparse.Namespace) -> None:
 # --- Diffusion model -------------------------------------------------------------------------------------------------
 
 
-def build_dit() -> nn.Module:
-    """ComfyUI's Wan 2.1 text-to-video model, width 128, with weights to start from."""
+def build_dit(size: str) -> nn.Module:
+    """ComfyUI's Wan 2.1 text-to-video model, shrunk, with weights to start from."""
     dit = comfy.ldm.wan.model.WanModel(
-        operations=comfy.ops.disable_weight_init, dtype=torch.float32, text_dim=TEXT_DIM, **DIT
+        model_type="t2v",
+        freq_dim=256,
+        text_dim=TEXT_DIM,
+        operations=comfy.ops.disable_weight_init,
+        dtype=torch.float32,
+        **DITS[size],
     )
     for name, parameter in dit.named_parameters():
         if "modulation" in name:
@@ -430,7 +439,8 @@ def train_dit(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     # For training only: a RoPE that has a backward pass, and PyTorch's attention, faster than ComfyUI's for the CPU.
     comfy.ldm.wan.model.apply_rope1, comfy.ldm.wan.model.optimized_attention = rope, attention_pytorch
-    dit, average = build_dit().to(device), build_dit().to(device).requires_grad_(False)
+    dit, average = (build_dit(options.size).to(device) for _ in range(2))
+    average.requires_grad_(False)
     optimizers, step, clock = build_optimizers(dit.blocks, dit), 0, Clock(options.minutes)
     if path.exists():
         state = torch.load(path, map_location=device)
@@ -462,8 +472,10 @@ def export(options: argparse.Namespace) -> None:
     vae = torch.load(options.work / "vae_folded.pt", map_location="cpu")["vae"]
     write_weights(vae, options.out / "adacache_demo_vae.safetensors", None)
     dit = torch.load(options.work / "dit.pt", map_location="cpu")["average"]
-    config = {"transformer": {"num_heads": DIT["num_heads"]}}  # comfy/model_detection.py would guess dim / 128
-    write_weights(dit, options.out / "adacache_demo_dit.safetensors", {"config": json.dumps(config)})
+    config = {
+        "transformer": {"num_heads": DITS[options.size]["num_heads"]}
+    }  # comfy/model_detection.py would guess dim / 128
+    write_weights(dit, options.out / f"adacache_{options.size}_dit.safetensors", {"config": json.dumps(config)})
 
 
 def write_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
@@ -496,6 +508,7 @@ def main() -> None:
     common.add_argument("--out", type=Path, default=HERE / "weights", help="what ComfyUI loads")
     common.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     common.add_argument("--seed", type=int, default=0)
+    common.add_argument("--size", choices=tuple(DITS), default="demo", help="of the diffusion model")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     stages = parser.add_subparsers(dest="stage", required=True)
     for name, run in STAGES.items():

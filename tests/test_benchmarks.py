@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from benchmarks import readme
 from benchmarks.bench import Records, measure, row, table
 from benchmarks.fixed import FixedInterval
 from benchmarks.quality import EQUAL_DB, compare
-from benchmarks.settings import Sampling, comfyui_settings, diffusers_settings, equal_computes, scenes, setting
+from benchmarks.settings import (
+    SUBLAYERS,
+    Sampling,
+    comfyui_settings,
+    diffusers_settings,
+    equal_computes,
+    headline_settings,
+    scenes,
+    setting,
+    uncached,
+)
 from demo.comfyui import REPOSITORY
 
 
@@ -46,6 +57,16 @@ def test_settings_are_told_apart_by_their_labels():
     rows = list(comfyui_settings(Sampling(), short=False))
     assert len({(row.method, row.label) for row in rows}) == len(rows)
     assert {row.method for row in rows} == {"adacache", "easycache", "lazycache", "fixed"}
+    counts = [
+        row.arguments["computes"] for row in headline_settings(Sampling(steps=100)) if "computes" in row.arguments
+    ]
+    assert counts == [21, 21, 14, 14]  # the paper's 4.7x, and 7x
+
+
+def test_a_setting_is_compared_in_its_own_precision():
+    bf16 = setting("easycache", "threshold 0.2, bf16", threshold=0.2, dtype="bfloat16")
+    assert uncached(bf16).arguments == {"dtype": "bfloat16"}
+    assert uncached(setting("lazycache", "threshold 0.2", threshold=0.2)).arguments == {}
 
 
 def test_quality_by_hand():
@@ -64,7 +85,7 @@ def test_quality_by_hand():
 def test_a_row_by_hand():
     def record(psnr, motion, computed, seconds):
         return {
-            "runner": "comfyui", "model": "m", "sampling": {"steps": 30}, "method": "adacache", "setting": "x",
+            "runner": "comfyui", "model": "m", "sampling": asdict(Sampling()), "method": "adacache", "setting": "x",
             "motion": motion, "psnr": psnr, "ssim": 0.9, "computed_steps": computed, "seconds": seconds,
             "uncached_seconds": 6.0, "temporal_error": 1.0, "motion_ratio": 0.8, "cache_bytes": 2048,
         }  # fmt: skip
@@ -77,7 +98,10 @@ def test_a_row_by_hand():
     assert found["computed_steps"] == 14.0
     assert found["motion_ratio"] == 0.8
     assert found["videos"] == 3
-    assert "| comfyui | adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3 |" in table([found])
+    cells = (
+        "m | 30 steps, euler, shift 3, cfg 3 | adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3"
+    )
+    assert f"| comfyui | {cells} |" in table([found])
 
 
 @pytest.mark.usefixtures("comfy_imports")
@@ -143,7 +167,7 @@ class TestDiffusers:
     def test_work_is_counted_in_steps(self, runners):
         _, diffusers = runners
         (scene, seed), sampling = scenes(1)[0], Sampling(steps=8)
-        uncached = diffusers.sample(scene, seed, sampling, None)
+        uncached = diffusers.sample(scene, seed, sampling, setting("uncached", ""))
         assert (uncached.computed_steps, uncached.cache_bytes) == (8.0, None)
 
         every = diffusers.sample(scene, seed, sampling, setting("adacache", "all", preset="target", computes=8))
@@ -165,11 +189,13 @@ class TestDiffusers:
             assert torch.allclose(sampled.latent, uncached.latent, atol=1e-5), method
 
         often = {
+            # Computes the first three steps and every fourth from step 4 on.
+            "taylorseer": {"cache_interval": 4, "cache_identifiers": SUBLAYERS},
             "fbcache": {"threshold": 1e9},  # the first block runs in every step, the nine others in the first only
             "magcache": {"threshold": 1e9, "max_skip_steps": 99, "retention_ratio": 0.125},  # the first step only
             "dbcache": {"residual_diff_threshold": 1e9, "order": 0},  # two blocks in all, eight in the first three
         }
-        expected = {"fbcache": 1 + 7 * 0.1, "magcache": 1.0, "dbcache": 3 + 5 * 0.2}
+        expected = {"taylorseer": 4.0, "fbcache": 1 + 7 * 0.1, "magcache": 1.0, "dbcache": 3 + 5 * 0.2}
         for method, options in often.items():
             sampled = diffusers.sample(scene, seed, sampling, setting(method, "often", **options))
             assert (method, sampled.computed_steps) == (method, pytest.approx(expected[method]))

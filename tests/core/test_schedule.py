@@ -111,13 +111,25 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
-def test_motion_brings_the_next_compute_nearer_and_never_farther():
-    times, motion = shifted(30), MotionRegularization(start_percent=0.0, end_percent=1.0, exponent=1.0)
-    planned = drive(PlannedSchedule(times, 3.0))
-    still = drive(PlannedSchedule(times, 3.0, motion=motion), motion=0.0)
-    moving = drive(PlannedSchedule(times, 3.0, motion=motion), motion=0.77)  # score / scale = 2: gaps halved
-    assert set(planned) <= set(moving)
-    assert len(moving) > len(still) >= len(planned)
+@pytest.mark.parametrize(
+    ("motion", "computed"), [(0.0, 8), (0.3, 8), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)]
+)
+def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, computed):
+    # 10 of 30 computes times (motion / 0.385) ** 1.5, within 0.75 and 1.5.
+    schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
+    assert len(drive(schedule, motion=motion)) == computed
+    assert schedule.steps == plan(shifted(30), computed, {0, 1, 28, 29})
+
+
+def test_the_second_step_alone_sets_the_budget():
+    schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
+    schedule.observe(0, None, 0.9)
+    schedule.observe(1, 0.1, 0.4345)
+    budgeted = schedule.steps
+    assert len(budgeted) == 12
+    for step in budgeted[2:]:
+        schedule.observe(step, 0.1, 0.9)
+    assert schedule.steps == budgeted
 
 
 def test_motion_of_a_codebook_scales_the_distance():
