@@ -27,7 +27,8 @@ class StepRecord:
         distance: residual distance per step (AdaCache, Eq. 3).
         motion_score, motion_gradient, regularized_distance: see ``Observation``; None without MoReg.
         seconds: time from the step's first model call to the next step's.
-        partial: whether it is neither computed nor skipped: the blocks ran for a part of the tokens.
+        partial: whether the calls that did not compute in full ran the blocks for a part of the tokens, rather than
+            skip. A partial step counts as neither computed nor skipped.
     """
 
     step: int
