@@ -372,3 +372,17 @@ def test_the_demo_workflow_runs_and_says_what_it_means(server: Any) -> None:
     residuals, entropies = 2 * 2 * 80 * 128 * 4, 10 * 2 * 80 * 4
     assert report["cache_bytes"] == 10 * 3 * 80 * 128 * 4 * 2 + residuals + entropies
     assert any("video" in str(output) for output in run.outputs.values())
+
+
+def test_a_compiled_model_makes_the_same_partial_steps(wan: Any) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    patched, log = bind(wan, ratio=RATIO)
+    expected = sample(patched, WAN, STEPS)
+    torch._dynamo.reset()
+    compiled = patched.clone(disable_dynamic=True)
+    set_torch_compile_wrapper(compiled, "eager", options={"guard_filter_fn": skip_torch_compile_dict})
+    assert torch.allclose(sample(compiled, WAN, STEPS), expected, rtol=0, atol=1e-4 * expected.abs().max())
+    torch._dynamo.reset()
+    assert [run.statistics.partial_steps for run in log.of_prompt(None)] == [5, 5]
