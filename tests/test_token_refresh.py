@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import FAMILIES, Family, load, sample
+from tiny_models import FAMILIES, Family, found, load, sample
 from tiny_wan import shadows
 from torch import nn
 
@@ -55,10 +55,13 @@ def without_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tiny(request: pytest.FixtureRequest, pack: Any) -> tuple[Family, Any]:
+def tiny(request: pytest.FixtureRequest, pack: Any) -> Iterator[tuple[Family, Any]]:
     row = next(row for row in FAMILIES if row.name == request.param)
-    with torch.no_grad():
-        return row, load(row.name)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        for path, stand_in in row.stand_ins.items():
+            owner, _, name = path.rpartition(".")
+            patch.setattr(found(owner), name, stand_in)
+        yield row, load(row.name)
 
 
 families = pytest.mark.parametrize("tiny", SUPPORTED, indirect=True)
