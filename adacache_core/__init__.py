@@ -3,6 +3,7 @@
 Read ``schedule.py`` for which steps compute, ``replay.py`` for what the others see, ``attach.py`` for how.
 """
 
+from .calibration import CALIBRATE, Calibration
 from .codebook import PAPER_FAST, PAPER_SLOW, Codebook
 from .distance import residual_distance
 from .errors import (
@@ -23,6 +24,7 @@ from .sublayers import bytes_per_token, require_sublayers
 from .tokens import OPEN_SORA, RANDOM, TokenRefresh
 
 __all__ = [
+    "CALIBRATE",
     "FORECAST",
     "HOLD",
     "LAYOUTS",
@@ -34,6 +36,7 @@ __all__ = [
     "AdaCacheError",
     "Blocks",
     "CacheRun",
+    "Calibration",
     "Codebook",
     "CodebookSchedule",
     "ConfigurationError",

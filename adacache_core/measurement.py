@@ -1,4 +1,4 @@
-"""What a computed step tells the schedule: distance and motion score, over all conditions of the step."""
+"""What a computed step tells: distance, motion score and forecast error, over all conditions of the step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ class Measurement:
     Args:
         motion: MoReg settings, or None.
         group: ranks that hold a part of the tokens each, or None.
+        forecasts: whether to measure forecasts, too.
     """
 
-    def __init__(self, motion: MotionRegularization | None, group: ProcessGroup | None = None) -> None:
+    def __init__(
+        self, motion: MotionRegularization | None, group: ProcessGroup | None = None, forecasts: bool = False
+    ) -> None:
         self._motion = motion
         self._group = group
+        self._forecasts = forecasts
         self._terms: dict[Hashable, _Terms] = {}
         self._sums: list[Tensor] = []
 
@@ -38,6 +42,7 @@ class Measurement:
         previous: Tensor | None,
         current: Tensor,
         video: Callable[[Tensor], tuple[Tensor, int]] | None,
+        forecast: Tensor | None = None,
     ) -> None:
         """Take in the residual of a condition.
 
@@ -45,6 +50,7 @@ class Measurement:
             key: the condition.
             previous, current: its last two residuals, on one device; None where there is only one.
             video: finds the video's tokens ``[B, N, C]`` and number of frames in a residual; None where nobody knows.
+            forecast: what was forecast for ``current``, same shape; None where there was nothing to forecast from.
         """
         if previous is not None:
             distance = distance_terms(previous, current)
@@ -52,6 +58,9 @@ class Measurement:
             # Nothing to compare with: no distance (norm 0), but a residual that is not finite shows in the sum.
             size = l1_norm(current)
             distance = torch.stack((size, torch.zeros_like(size)))
+        if self._forecasts:
+            missed = torch.zeros_like(distance) if forecast is None else distance_terms(current, forecast)
+            distance = torch.cat((distance, missed))
         self._terms[key] = _Terms(sum_over(self._group, distance), self._moved(current, video))
 
     def check(self, residual: Sequence[Tensor]) -> None:
@@ -69,20 +78,24 @@ class Measurement:
             return None
         return motion_terms(tokens, frames, self._motion.strides)
 
-    def result(self) -> tuple[float | None, float | None, bool]:
-        """Distance and raw motion score, None where there was nothing to compare; and whether all was finite."""
+    def result(self) -> tuple[float | None, float | None, float | None, bool]:
+        """Distance, raw motion score and forecast error, None where nothing could be compared; and if all was finite.
+
+        The forecast error is ``|residual - forecast|_1 / |residual|_1``.
+        """
         terms = list(self._terms.values())
-        change, norm = _summed([term.distance for term in terms]) if terms else (0.0, 0.0)
+        change, norm, *missed = _summed([term.distance for term in terms]) if terms else (0.0, 0.0)
         if not (math.isfinite(change + norm) and all(total.isfinite().all() for total in self._sums)):
-            return None, None, False
+            return None, None, None, False
         moved = [term.motion for term in terms if term.motion is not None]
         score = score_of_terms(torch.tensor(_summed(moved)).view_as(moved[0])) if moved else None
-        return change / norm if norm > 0 else None, score, True
+        forecast_error = missed[0] / missed[1] if missed and missed[1] > 0 else None
+        return change / norm if norm > 0 else None, score, forecast_error, True
 
 
 @dataclass
 class _Terms:
-    distance: Tensor
+    distance: Tensor  # numerator and denominator; and those of the forecast error
     motion: Tensor | None
 
 

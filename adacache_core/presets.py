@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .calibration import CALIBRATE, Calibration
 from .codebook import PAPER_FAST, PAPER_SLOW, Codebook, nearest
 from .errors import ConfigurationError
 from .motion import MotionRegularization
@@ -14,12 +15,15 @@ from .schedule import CodebookSchedule, PlannedSchedule, Schedule
 # Ratio of all steps to computed steps; planned ahead, see PlannedSchedule.
 SPEEDUPS = {"quality": 1.6, "balanced": 2.3, "fast": 3.2}
 PAPER = {"paper-fast": PAPER_FAST, "paper-slow": PAPER_SLOW}
-PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom")
+PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom", CALIBRATE)
 
 
 def replay_for(preset: str, choice: str = "auto") -> Replay:
-    """The replay in force: the user's choice, or what the preset was made for (the paper's presets hold)."""
-    if choice != "auto":
+    """The replay in force: the user's choice, or what the preset was made for (the paper's presets hold).
+
+    Calibrating measures the forecast, whatever the choice.
+    """
+    if choice != "auto" and preset != CALIBRATE:
         return replay_named(choice)
     return HOLD if preset in PAPER else FORECAST
 
@@ -53,6 +57,7 @@ def make_schedule(
     skippable: range | None = None,
     custom: Codebook | None = None,
     target_speedup: float | None = None,
+    calibration: Calibration | None = None,
 ) -> Schedule:
     """A fresh schedule for one run.
 
@@ -64,6 +69,7 @@ def make_schedule(
         skippable: steps that may be skipped at all.
         custom: the codebook of preset ``custom``.
         target_speedup: of preset ``target``, 1 or more.
+        calibration: what was measured of the model, for the planned presets; None takes every model for the demo's.
 
     Raises:
         ConfigurationError: an unknown preset, ``custom`` without a codebook, ``target`` without a speedup.
@@ -73,4 +79,8 @@ def make_schedule(
     codebook = codebook_for(preset, len(times), custom)
     if codebook is not None:
         return CodebookSchedule(codebook, len(times), motion, skippable)
-    return PlannedSchedule(times, planned_speedup(preset, target_speedup) or 1.0, replay.order, motion, skippable)
+    if preset == CALIBRATE:
+        return PlannedSchedule(times, 1.0)
+    speedup = planned_speedup(preset, target_speedup) or 1.0
+    correction = None if calibration is None else calibration.correction
+    return PlannedSchedule(times, speedup, replay.order, motion, skippable, correction)

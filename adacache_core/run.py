@@ -53,6 +53,7 @@ class CacheRun:
             along the model's output (Euler) or nearly so.
         group: ranks that hold a part of the tokens each and must decide alike; None is one process.
         on_step: called after every finished step, e.g. to show progress.
+        calibrates: every computed step measures how well the two before forecast it; needs ``FORECAST``.
         refresh: makes partial steps of the steps that would be skipped, see ``tokens.py``; nothing is repaid then.
         token_bytes: what that will keep; a run that has not so much memory ends before its first step.
     """
@@ -68,6 +69,7 @@ class CacheRun:
         repays: bool = False,
         group: ProcessGroup | None = None,
         on_step: Callable[[RunStatistics], None] | None = None,
+        calibrates: bool = False,
         refresh: TokenRefresh | None = None,
         token_bytes: int = 0,
     ) -> None:
@@ -82,12 +84,16 @@ class CacheRun:
         self._refresh = refresh
         self._token_bytes = token_bytes
         self._group = group
+        self._calibrates = calibrates
         self._on_step = on_step
-        self._forget()
-        self._measured = Measurement(self.schedule.motion, group)
+        self._cache = ResidualCache(replay.order, self._storage.device)
+        self._tokens = self._empty_tokens()
+        self._measured = Measurement(self.schedule.motion, self._group, self._calibrates)
         self._conditions: dict[Hashable, int] = {}  # numbered as they come up
         self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
+        self._emptied: StepRecord | None = None  # the last step at which the cache was
         self._step: StepRecord | None = None
+        self._skipped: list[int] = []  # steps since the last compute
         self._started = 0.0
         self._lock = threading.Lock()
         statistics.storage = "output" if self._outputs else "hidden"
@@ -247,6 +253,8 @@ class CacheRun:
         skips = not planned and all(key in self._cache for key in keys)
         if not planned and not skips:
             record.computed, record.reason = True, "nothing cached for a condition"
+            if self.statistics.steps[-1:] == [self._emptied]:
+                record.reason = "cache was emptied"
         if skips and self._refresh is not None and self._refresh.complete:
             record.computed, record.reason, skips = True, "every token refreshed", False
         record.count(numbers, computed=not skips, partial=record.partial)
@@ -275,8 +283,8 @@ class CacheRun:
             self._on_step(self.statistics)
 
     def _observe(self, record: StepRecord) -> None:
-        distance, motion_score, finite = self._measured.result()
-        self._measured = Measurement(self.schedule.motion, self._group)
+        distance, motion_score, record.forecast_error, finite = self._measured.result()
+        self._measured = Measurement(self.schedule.motion, self._group, self._calibrates)
         if not finite:
             # A residual that is not a number must never be replayed; computing on shows the error in the video
             # just as it would without a cache.
@@ -287,6 +295,9 @@ class CacheRun:
 
     def _store(self, key: Hashable, computed: ComputedResidual, video: Video) -> None:
         history, current, again = self._cache.history(key), computed.residual[0], key in self._measured
+        forecast = None
+        if self._calibrates and len(history) == 2:
+            forecast = self._cache.replayed(self.replay, 0, (key,), computed.time, current.device)
         self._cache.store(key, computed, again)
         held = self._cache.nbytes + (0 if self._tokens is None else self._tokens.nbytes)
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
@@ -294,12 +305,16 @@ class CacheRun:
         if not again:
             # The first call of a step is the one to measure: later calls of the same step follow it too closely.
             previous = history[0].residual[0].to(current.device) if history else None
-            self._measured.add(key, previous, current, video)
+            self._measured.add(key, previous, current, video, forecast)
 
     def _forget(self) -> None:
         self._cache = ResidualCache(self.replay.order, self._storage.device)
-        self._tokens = None if self._refresh is None else TokenCache(self._refresh, self._storage.device)
-        self._skipped: list[int] = []  # steps since the last compute
+        self._tokens = self._empty_tokens()
+        self._skipped.clear()
+        self._emptied = self._step
+
+    def _empty_tokens(self) -> TokenCache | None:
+        return None if self._refresh is None else TokenCache(self._refresh, self._storage.device)
 
     def _choose_form(self, computed: Mapping[Hashable, ComputedResidual]) -> None:
         """Keep outputs from now on where new conditions' hidden states would not fit; the next steps then compute."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +18,9 @@ from .motion import MotionRegularization
 MINIMUM_STEPS = 8
 # A plan never skips more than this many steps in a row; the forecast is not trusted farther.
 MAXIMUM_GAP = 16
-# What MoReg multiplies the number of computes of a plan by: this power of the motion score, within these limits.
-MOTION_CONTRAST, LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 1.5, 0.75, 1.5
+# MoReg multiplies the number of computes of a plan by this power of the motion score, within 1 and the second number.
+# Not below 1: with fewer computes a still video lost more than a moving one gained.
+MOTION_CONTRAST, MOST_MOTION_SHARE = 1.5, 1.5
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
 
@@ -148,13 +149,13 @@ class PlannedSchedule(Schedule):
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
     early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the
-    motion score of the second step sets the budget: more computes for a video whose scaled score is above 1, fewer
-    where it is below.
+    motion score of the second step sets the budget: more computes for a video whose scaled score is above 1.
 
     Args:
         times: flow time of every step, descending within 1..0 (sigma of a flow model; see ``flow_time``).
         speedup: wanted ratio of all steps to computed steps, >= 1; at least ``MINIMUM_COMPUTES`` steps compute.
         order: 1 if the replay holds the last residual, 2 if it forecasts from the last two.
+        correction: factor of the error weight at flow times, for a calibrated model; see ``plan``.
     """
 
     def __init__(
@@ -164,12 +165,13 @@ class PlannedSchedule(Schedule):
         order: int = 2,
         motion: MotionRegularization | None = None,
         skippable: range | None = None,
+        correction: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not speedup >= 1:
             raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
         super().__init__(len(times), motion, skippable)
         kept = {step for step in range(len(times)) if step not in self.skippable}
-        self._plan = partial(plan, times, forced=self.forced | kept, order=order)
+        self._plan = partial(plan, times, forced=self.forced | kept, order=order, correction=correction)
         self._computes = len(times) / speedup
         # The second step, for any window: it is early enough to spend the budget where it matters, at once after it.
         self._motion_window = range(1, 2)
@@ -181,7 +183,7 @@ class PlannedSchedule(Schedule):
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
     def _budget(self, motion_score: float) -> int:
-        share: float = min(max(motion_score**MOTION_CONTRAST, LEAST_MOTION_SHARE), MOST_MOTION_SHARE)
+        share: float = min(max(motion_score**MOTION_CONTRAST, 1.0), MOST_MOTION_SHARE)
         return max(MINIMUM_COMPUTES, round(self._computes * share))
 
     def _rate_without_distance(self, step: int) -> int:
@@ -208,7 +210,13 @@ def _error_weight(time: Tensor) -> Tensor:
     return (1.02 - time).clamp(min=0.02) ** -3.3 + 7 + 0.2 / time.clamp(min=0.02) ** 2
 
 
-def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int], order: int = 2) -> tuple[int, ...]:
+def plan(
+    times: Sequence[float],
+    computes: int,
+    forced: frozenset[int] | set[int],
+    order: int = 2,
+    correction: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[int, ...]:
     """Choose which steps compute, by dynamic programming over pairs of successive computes.
 
     Minimises the sum over replayed steps j of ``|dt_j| w(t_j) |t_j - t_b| [|t_j - t_a|]`` with b and a the
@@ -219,6 +227,7 @@ def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int
         computes: how many steps compute; raised to the number of forced steps where it is less.
         forced: steps that compute in any case; must hold the first two.
         order: 1 or 2, see ``PlannedSchedule``.
+        correction: factor of w at flow times (float64 tensor of any shape), see ``Calibration``; None is 1.
 
     Returns:
         The computed steps, ascending.
@@ -228,7 +237,7 @@ def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int
     if computes == total or total < 3:
         return tuple(range(total))
     gaps = min(MAXIMUM_GAP, total)
-    cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order)
+    cost = _gap_costs(torch.tensor(times, dtype=torch.float64), gaps, sorted(forced), order, correction)
     # best[b, g]: least error up to compute b whose predecessor is b - g (index g - 1), after k computes.
     best = torch.full((total, gaps), torch.inf, dtype=torch.float64)
     best[1, 0] = 0.0
@@ -244,7 +253,7 @@ def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int
     step, gap_index = total - 1, int(best[total - 1].argmin())
     if not torch.isfinite(best[step, gap_index]):
         # So few computes that some gap would exceed the limit.
-        return plan(times, computes + 1, forced, order)
+        return plan(times, computes + 1, forced, order, correction)
     steps = [step]
     for back in reversed(came_from):
         step, gap_index = step - gap_index - 1, int(back[step, gap_index])
@@ -252,11 +261,15 @@ def plan(times: Sequence[float], computes: int, forced: frozenset[int] | set[int
     return (0, *reversed(steps))
 
 
-def _gap_costs(times: Tensor, gaps: int, forced: list[int], order: int) -> Tensor:
+def _gap_costs(
+    times: Tensor, gaps: int, forced: list[int], order: int, correction: Callable[[Tensor], Tensor] | None
+) -> Tensor:
     """Error of computing b - g, then b, then b + h: float64 ``[steps b, gaps g, gaps h]`` (index gap - 1)."""
     total = len(times)
     duration = (times - torch.cat((times[1:], times.new_zeros(1)))).abs()
     weight = duration * _error_weight(times)
+    if correction is not None:
+        weight = weight * correction(times)
     cost = torch.full((total, gaps, gaps), torch.inf, dtype=torch.float64)
     for b in range(1, total):
         next_forced = next((step for step in forced if step > b), total)

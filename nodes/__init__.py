@@ -1,8 +1,9 @@
 """ComfyUI nodes: schema, clone and bind; no maths."""
 
 from .adacache import AdaCache
+from .calibrate import AdaCacheCalibrate
 from .inspector import AdaCacheInspector
 from .moreg import MoRegSettings
 from .token_refresh import TokenRefreshSettings
 
-NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, AdaCacheInspector]
+NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, AdaCacheInspector, AdaCacheCalibrate]

@@ -15,8 +15,10 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 
 from ..adacache_core import (
+    CALIBRATE,
     PRESETS,
     CacheRun,
+    Calibration,
     Codebook,
     ConfigurationError,
     Layout,
@@ -56,6 +58,7 @@ class CacheSettings:
     storage: str = "auto"
     cache_device: str = SAME_DEVICE
     target_speedup: float = 2.0
+    calibration: Calibration | None = None
     token_refresh: TokenRefresh | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +78,14 @@ class CacheSettings:
                 f'AdaCache: cache_device must be "{SAME_DEVICE}" or "{SYSTEM_MEMORY}", got {self.cache_device!r}.'
             )
 
+    def check_family(self, family: str) -> None:
+        """Raise ``ConfigurationError`` where the calibration is of another model family."""
+        if self.calibration is not None and self.calibration.family != family:
+            raise ConfigurationError(
+                f"AdaCache: the calibration must be of this model, {family}, got one of {self.calibration.family}. "
+                f'Calibrate anew with the preset "{CALIBRATE}", or remove the calibration.'
+            )
+
 
 def bind(
     model: ModelPatcher, settings: CacheSettings, node_id: str | None = None
@@ -88,9 +99,10 @@ def bind(
 
     Raises:
         UnsupportedModelError: not a video DiT with a known layout, or one that Token Refresh does not know.
-        ConfigurationError: the model already has a cache.
+        ConfigurationError: the model already has a cache, or the calibration is of another family.
     """
     layout = layout_of(model.model.diffusion_model)
+    settings.check_family(layout.family)
     if settings.token_refresh is not None:
         require_sublayers(layout)
     _refuse_second_cache(model.model_options, model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
@@ -194,13 +206,20 @@ class _Binding:
         skippable = range(within[0], within[-1] + 1) if within else range(0)
         replay = replay_for(settings.preset, settings.replay)
         planned = planned_speedup(settings.preset, settings.target_speedup)
-        statistics = RunStatistics(self._in_force(len(times), replay.name), total_steps=len(times))
+        statistics = RunStatistics(self._in_force(len(times), replay.name, sigma_max), total_steps=len(times))
         self.log.append(LoggedRun(*executing_prompt(), statistics))
         token_bytes = self._token_bytes(model, tuple(latent_shape), conditions)
         sampler_name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
         return CacheRun(
             lambda: make_schedule(
-                settings.preset, times, replay, settings.motion, skippable, settings.codebook, settings.target_speedup
+                settings.preset,
+                times,
+                replay,
+                settings.motion,
+                skippable,
+                settings.codebook,
+                settings.target_speedup,
+                settings.calibration,
             ),
             replay,
             noise_levels,
@@ -209,6 +228,7 @@ class _Binding:
             self._storage(model, noise_shape),
             repays=planned is not None and sigma_max <= 1 and sampler_name in _REPAYING_SAMPLERS,
             on_step=reporter(self.node_id),
+            calibrates=settings.preset == CALIBRATE,
             refresh=settings.token_refresh,
             token_bytes=token_bytes,
         )
@@ -233,14 +253,16 @@ class _Binding:
         form = "hidden" if self.layout.keeps_hidden else self.settings.storage
         return Storage(form, torch.device("cpu") if self.settings.cache_device == SYSTEM_MEMORY else None, free_memory)
 
-    def _in_force(self, total_steps: int, replay: str) -> dict[str, Any]:
+    def _in_force(self, total_steps: int, replay: str, sigma_max: float) -> dict[str, Any]:
         """The settings of this run, JSON-safe, as the inspector shows them."""
         settings = self.settings
         codebook = codebook_for(settings.preset, total_steps, settings.codebook)
+        planned = planned_speedup(settings.preset, settings.target_speedup)
         return {
             "preset": settings.preset,
             "replay": replay,
-            "planned_speedup": planned_speedup(settings.preset, settings.target_speedup),
+            "planned_speedup": planned,
+            "calibration": None if planned is None or settings.calibration is None else settings.calibration.source,
             "codebook": None if codebook is None else [list(entry) for entry in codebook.entries],
             "start_percent": settings.start_percent,
             "end_percent": settings.end_percent,
@@ -248,6 +270,7 @@ class _Binding:
             "motion_regularization": None if settings.motion is None else asdict(settings.motion),
             "token_refresh": None if settings.token_refresh is None else asdict(settings.token_refresh),
             "family": self.layout.family,
+            "sigma_max": sigma_max,
         }
 
 

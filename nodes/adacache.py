@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..adacache_core import PRESETS, Codebook, MotionRegularization, TokenRefresh
+from ..adacache_core import PRESETS, Calibration, Codebook, MotionRegularization, TokenRefresh
 from ._binding import SAME_DEVICE, SYSTEM_MEMORY, CacheSettings, bind
-from .types import Motion, Refresh, Statistics
+from .types import Calibrated, Motion, Refresh, Statistics, percent
 
 
 class AdaCache(io.ComfyNode):
@@ -35,7 +35,8 @@ class AdaCache(io.ComfyNode):
                         "How much to skip. balanced computes about 1 step in 2, quality 2 in 3, fast 1 in 3, placed "
                         "where the video needs them; target computes as many as target_speedup asks for. paper-fast "
                         "and paper-slow are the published AdaCache settings, which decide from the video. custom uses "
-                        "the codebook below."
+                        "the codebook below. calibrate computes every step and measures the model for an AdaCache "
+                        "Calibrate node."
                     ),
                 ),
                 io.Combo.Input(
@@ -48,24 +49,8 @@ class AdaCache(io.ComfyNode):
                         "repeats the last one as in the paper. auto is hold for the paper's presets, else forecast."
                     ),
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Steps before this part of sampling are always computed.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Steps after this part of sampling are always computed.",
-                ),
+                percent("start_percent", 0.0, "Steps before this part of sampling are always computed.", advanced=True),
+                percent("end_percent", 1.0, "Steps after this part of sampling are always computed.", advanced=True),
                 io.String.Input(
                     "codebook",
                     default="0.08:6, 0.16:5, 0.24:4, 0.32:3, 0.40:2, 1.00:1",
@@ -111,6 +96,14 @@ class AdaCache(io.ComfyNode):
                     optional=True,
                     tooltip="Motion regularisation from a MoReg Settings node: more compute where things move.",
                 ),
+                Calibrated.Input(
+                    "calibration",
+                    optional=True,
+                    tooltip=(
+                        "What an AdaCache Calibrate node made of a run of this model: the planned presets (balanced, "
+                        "quality, fast, target) then place their steps for it."
+                    ),
+                ),
                 Refresh.Input(
                     "token_refresh",
                     display_name="Token Refresh",
@@ -142,6 +135,7 @@ class AdaCache(io.ComfyNode):
         storage: str = "auto",
         cache_device: str = SAME_DEVICE,
         moreg: MotionRegularization | None = None,
+        calibration: Calibration | None = None,
         token_refresh: TokenRefresh | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
@@ -155,6 +149,7 @@ class AdaCache(io.ComfyNode):
             storage,
             cache_device,
             target_speedup,
+            calibration,
             token_refresh,
         )
         return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))

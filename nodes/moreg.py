@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..adacache_core import MotionRegularization
-from .types import Motion
+from .types import Motion, percent
 
 _DEFAULTS = MotionRegularization()
 
@@ -30,8 +30,8 @@ class MoRegSettings(io.ComfyNode):
                     default="1",
                     tooltip='Distances in latent frames over which motion is measured, e.g. "1" or "1, 2".',
                 ),
-                _percent("start_percent", _DEFAULTS.start_percent, "Before this part of the steps motion counts as 1."),
-                _percent("end_percent", _DEFAULTS.end_percent, "After this part of the steps motion counts as 1."),
+                percent("start_percent", _DEFAULTS.start_percent, "Before this part of the steps motion counts as 1."),
+                percent("end_percent", _DEFAULTS.end_percent, "After this part of the steps motion counts as 1."),
                 io.Float.Input(
                     "scale",
                     default=_DEFAULTS.scale,
@@ -87,7 +87,3 @@ class MoRegSettings(io.ComfyNode):
         return io.NodeOutput(
             MotionRegularization(parsed, start_percent, end_percent, scale, exponent, divisor, gradient_multiplier)
         )
-
-
-def _percent(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)

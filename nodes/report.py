@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..adacache_core import RunStatistics
+from ..adacache_core import CALIBRATE, RunStatistics
 
 # web/strings.js has the same keys and placeholders in Chinese.
 SENTENCES = {
@@ -36,6 +36,10 @@ SENTENCES = {
         "hidden states."
     ),
     "too_few": "No step was skipped: {steps} steps are too few, the video changes too much from one to the next.",
+    "calibrated": (
+        "Every step was computed to measure this model. Connect the report to an AdaCache Calibrate node, and its "
+        "calibration to AdaCache."
+    ),
     "window": "No step was skipped: start_percent {start} and end_percent {end} leave none that may be.",
     "forced": "No step was skipped: the ones that may be are followed by steps that are always computed.",
     "rates": "No step was skipped: every rate of the codebook is 1. A rate of 2 or more allows skips.",
@@ -45,8 +49,15 @@ SENTENCES = {
     ),
     "motion": "No step was skipped because of motion: MoReg raised the lowest distance from {plain} to {lowest}.",
     "not_finite": "{count} steps gave values that are not finite (NaN): they were not cached. Check model and LoRAs.",
-    "new_condition": "Planned skips that were computed because a condition was new at that step: {count}.",
+    "new_condition": "{count} planned skips were computed because a condition was new at them.",
     "stopped": "The run stopped after {done} of {steps} steps: it was interrupted or failed.",
+}
+# Those of the above that read otherwise where their count of steps is 1; Chinese has one form for all.
+_OF_ONE = {
+    "too_few": "No step was skipped: 1 step is too few, a skip needs computed steps before and after it.",
+    "not_finite": "1 step gave values that are not finite (NaN): it was not cached. Check model and LoRAs.",
+    "new_condition": "1 planned skip was computed because a condition was new at it.",
+    "stopped": "The run stopped after {done} of 1 step: it was interrupted or failed.",
 }
 
 _PARTS = ("early", "middle", "late")
@@ -115,7 +126,10 @@ def _preset(settings: dict[str, Any]) -> str:
 
 
 def _sentence(entry: dict[str, Any]) -> str:
-    return SENTENCES[entry["key"]].format(**entry)
+    sentence = SENTENCES[entry["key"]]
+    if entry.get("count", entry.get("steps")) == 1:
+        sentence = _OF_ONE.get(entry["key"], sentence)
+    return sentence.format(**entry)
 
 
 def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]:
@@ -190,6 +204,8 @@ def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:
 def _why_nothing(run: RunStatistics) -> dict[str, Any]:
     if run.steps[0].reason == "too few steps":
         return {"key": "too_few", "steps": run.total_steps}
+    if run.settings["preset"] == CALIBRATE:
+        return {"key": "calibrated"}
     free = [record for record in run.steps if record.reason == "schedule"]
     if not free:
         settings = run.settings

@@ -1,7 +1,13 @@
-"""Link types of this pack."""
+"""Link types of this pack, and an input that two of its nodes have."""
 
 from comfy_api.latest import io
 
+Calibrated = io.Custom("ADACACHE_CALIBRATION")
 Motion = io.Custom("ADACACHE_MOREG")
-Statistics = io.Custom("ADACACHE_STATISTICS")
 Refresh = io.Custom("ADACACHE_TOKEN_REFRESH")
+Statistics = io.Custom("ADACACHE_STATISTICS")
+
+
+def percent(name: str, default: float, tooltip: str, advanced: bool | None = None) -> io.Float.Input:
+    """A part of sampling, 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, advanced=advanced, tooltip=tooltip)

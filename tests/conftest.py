@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from browser import find_chromium, launch
 from playwright.sync_api import Browser, sync_playwright
@@ -56,6 +58,19 @@ def pack(comfy_imports: Path) -> ModuleType:
         sys.modules["adacache"] = module
         spec.loader.exec_module(module)
     return sys.modules["adacache"]
+
+
+@pytest.fixture(scope="module")
+def wan(pack: ModuleType) -> Any:
+    """A tiny Wan 2.1, loaded by ComfyUI's own loader."""
+    return tiny_models.load("WAN21_T2V")
+
+
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    """As ComfyUI executes nodes."""
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(scope="session")

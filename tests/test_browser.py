@@ -15,6 +15,7 @@ import pytest
 import requests
 from browser import FrontEnd, fetch_newest_front_end, open_front_end
 from colors import BLINDNESS, contrast, difference
+from PIL import Image
 
 from demo.comfyui import REPOSITORY, ComfyServer
 
@@ -144,6 +145,26 @@ def test_a_job_of_the_old_menus_history(chromium, server):
         front_end.page.locator(".comfy-list-items button", has_text="Load").first.click()
         front_end.wait_for_report(30)
         matches(front_end, report)
+
+
+def test_a_new_node_is_drawn_as_high_as_what_it_shows(chromium, server):
+    with open_front_end(chromium, server) as front_end:
+        front_end.page.evaluate(
+            """() => {
+                app.graph.clear()
+                const node = LiteGraph.createNode('AdaCacheInspector')
+                app.graph.add(node)
+                app.canvas.centerOnNode(node)
+            }"""
+        )
+        front_end.inspector.wait_for()
+        front_end.page.wait_for_timeout(1000)
+        box = front_end.inspector.bounding_box()
+        # The node shows to the left of its widget, from the widget's top to its bottom.
+        edge = {"x": box["x"] - 5, "y": box["y"], "width": 1, "height": box["height"]}
+        shown = Image.open(io.BytesIO(front_end.page.screenshot(clip=edge))).convert("RGB")
+        assert len(shown.getcolors()) == 1
+        front_end.screenshot("inspector-new")
 
 
 def test_undo_keeps_the_chart(chromium, server):

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import tiny_models
 import torch
 import torch._dynamo
 from test_sampling import bind, only_run, sample  # noqa: F401
 
 STEPS, COMPUTED = 12, 5
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def wan(pack):
-    return tiny_models.load("WAN21_T2V")
 
 
 @pytest.fixture(autouse=True)

@@ -31,12 +31,7 @@ from tiny_wan import (
 
 STEPS = 10
 COMPUTED = planned(STEPS)
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 @pytest.fixture(scope="module")

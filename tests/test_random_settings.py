@@ -15,13 +15,12 @@ from collections import defaultdict
 from contextlib import contextmanager
 
 import pytest
-import tiny_models
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from tiny_wan import noise, sample, shadows, text
 
-PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom")
+PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom", "calibrate")
 SAMPLERS = (
     "euler",
     "heun",
@@ -43,17 +42,7 @@ bounded = functools.partial(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-
-
-@pytest.fixture(scope="module")
-def wan(pack):
-    return tiny_models.load("WAN21_T2V")
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def acts_on(message):

@@ -134,6 +134,7 @@ def test_the_third_that_was_skipped_most(report, run, steps, third):
 @pytest.mark.parametrize(
     ("steps", "more", "sentence"),
     [
+        ("t", {}, "No step was skipped: 1 step is too few, a skip needs computed steps before and after it."),
         ("tttt", {}, "No step was skipped: 4 steps are too few, the video changes too much from one to the next."),
         (
             "ffwwwwwwff",
@@ -173,7 +174,20 @@ def test_what_did_not_go_as_planned(report, run):
     statistics.steps[4].reason = "nothing cached for a condition"
     made = report([statistics])
     assert keys(made)[-3:] == ["not_finite", "new_condition", "stopped"]
-    assert made["summary"].endswith("The run stopped after 7 of 20 steps: it was interrupted or failed.")
+    assert made["summary"].split("\n")[-3:] == [
+        "1 step gave values that are not finite (NaN): it was not cached. Check model and LoRAs.",
+        "1 planned skip was computed because a condition was new at it.",
+        "The run stopped after 7 of 20 steps: it was interrupted or failed.",
+    ]
+
+
+def test_more_than_one_step_that_did_not_go_as_planned(report, run):
+    statistics = run("ffcscscss")
+    for step, reason in ((2, "residual is not finite"), (4, "nothing cached for a condition")):
+        statistics.steps[step].reason = statistics.steps[step + 2].reason = reason
+    assert "\n2 planned skips were computed because a condition was new at them." in report([statistics])["summary"]
+    statistics.steps[4].reason = "residual is not finite"
+    assert "\n2 steps gave values that are not finite (NaN): they were not cached." in report([statistics])["summary"]
 
 
 @pytest.mark.parametrize(("connected", "beginning"), [(False, "No statistics connected"), (True, "The model with Ada")])

@@ -226,7 +226,7 @@ def test_bad_input_is_refused_before_sampling(server, adacache, moreg, message):
 
 def test_the_nodes_document_themselves(server):
     info = server.object_info()
-    for name in ("AdaCache", "AdaCacheMoReg", "AdaCacheTokenRefresh", "AdaCacheInspector"):
+    for name in ("AdaCache", "AdaCacheMoReg", "AdaCacheTokenRefresh", "AdaCacheInspector", "AdaCacheCalibrate"):
         node = info[name]
         assert node["description"]
         assert node["search_aliases"]
@@ -242,6 +242,7 @@ def test_the_nodes_document_themselves(server):
         "paper-fast",
         "paper-slow",
         "custom",
+        "calibrate",
     ]
     assert required["preset"][1]["default"] == "balanced"
     assert [name for name, spec in required.items() if len(spec) > 1 and spec[1].get("advanced")] == [

@@ -33,17 +33,7 @@ from tiny_wan import (
 
 STEPS = 10
 COMPUTED = planned(STEPS)
-
-
-@pytest.fixture(scope="module")
-def wan(pack):
-    return tiny_models.load("WAN21_T2V")
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 @pytest.fixture

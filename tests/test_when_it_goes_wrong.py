@@ -36,17 +36,7 @@ STEPS = 10
 EVERY_FOURTH = ((1e9, 4),)
 COMPUTED = [0, 1, 5, 8, 9]
 STORAGES = pytest.mark.parametrize("storage", ["hidden", "output"])
-
-
-@pytest.fixture(scope="module")
-def wan(pack):
-    return tiny_models.load("WAN21_T2V")
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def bind_every_fourth(model, **choices):
@@ -183,12 +173,13 @@ class TestErrors:
         assert torch.equal(sample(patched), expected)
 
     @STORAGES
-    def test_of_a_node_between_the_steps(self, wan, left, storage):
+    @pytest.mark.parametrize("at", [0, 6])
+    def test_of_a_node_between_the_steps(self, wan, left, storage, at):
         patched, log = bind_every_fourth(wan, storage=storage)
         expected = sample(patched)
 
         def stop(step, *_):
-            if step == 6:
+            if step == at:
                 raise RuntimeError("boom")
 
         with pytest.raises(RuntimeError, match="boom"):
@@ -240,6 +231,7 @@ class TestNotFinite:
         # The step after it was to replay what is not there, and is computed; later ones have that to replay.
         assert bad + 1 not in planned
         assert [record.step for record in run.steps if record.computed] == sorted([*planned, bad + 1])
+        assert run.steps[bad + 1].reason == "cache was emptied"
         assert ran.blocks == BLOCKS * (len(planned) + 1)
         assert run.steps[bad].distance is None
         left.nothing_behind(wan)
@@ -251,7 +243,9 @@ class TestNotFinite:
         with self.broken(float("nan"), 1, slice(None)):
             sample(patched)
         report = make_report([only_run(log)])
-        assert "1 steps gave values that are not finite (NaN): they were not cached." in report["summary"]
+        assert "\n1 step gave values that are not finite (NaN): it was not cached. Check model" in report["summary"]
+        # The step after it computed as well, for no reason of its own.
+        assert [entry["key"] for entry in report["explanation"]][-1] == "not_finite"
         json.dumps(report, allow_nan=False)
 
     def test_a_model_that_gives_nothing_else_is_computed_throughout(self, wan):

@@ -47,6 +47,7 @@ class Family:
         stand_ins: methods that take seconds however small the model is, and what to put there while testing.
         frames_per_block: samples autoregressively, this many frames at a time.
         first_frame: the latent that an autoregressive video starts from.
+        from_latent: samples from the latent image instead of from noise.
         passes: how often a run goes through all steps, once per block of frames.
         clean_passes: model calls at sigma 0 in a run, which read finished frames.
     """
@@ -70,6 +71,7 @@ class Family:
     stand_ins: dict[str, Callable[..., Any]] = field(default_factory=dict)
     frames_per_block: int | None = None
     first_frame: Callable[[], Tensor] | None = None
+    from_latent: bool = False
     passes: int = 1
     clean_passes: int = 0
 
@@ -94,6 +96,18 @@ def _wan(name: str, model: str = "model:WanModel", **row: Any) -> Family:
     )
 
 
+def _hunyuan(name: str, config: dict[str, Any], **row: Any) -> Family:
+    return Family(
+        name,
+        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
+        config,
+        row.pop("latents", ((1, 16, 5, 8, 6),)),
+        row.pop("grid", (5, 4, 3)),
+        ("comfy.ldm.flux.layers:DoubleStreamBlock", "comfy.ldm.flux.layers:SingleStreamBlock"),
+        **row,
+    )
+
+
 def _image(channels: int = 16, frames: int = 5, rows: int = 8, columns: int = 6) -> dict[str, Any]:
     """A start image as WanImageToVideo sets it: its first frame known, the others not."""
     mask = torch.ones(1, 1, frames, rows, columns)
@@ -104,6 +118,14 @@ def _image(channels: int = 16, frames: int = 5, rows: int = 8, columns: int = 6)
 def _clip(tokens: int = 257, width: int = 1280) -> SimpleNamespace:
     hidden = noise(1, tokens, width)
     return SimpleNamespace(penultimate_hidden_states=hidden, last_hidden_state=hidden)
+
+
+def _hunyuan15_text() -> dict[str, Any]:
+    return {
+        "pooled_output": None,
+        "conditioning_byt5small": noise(1, 4, 1472),
+        "clip_vision_output": _clip(9, 1152),
+    }
 
 
 class Control:
@@ -152,10 +174,18 @@ _HUNYUAN = {
     "guidance_embed": True,
     "patch_size": [1, 2, 2],
 }
-_HUNYUAN_BLOCKS = (
-    "comfy.ldm.flux.layers:DoubleStreamBlock",
-    "comfy.ldm.flux.layers:SingleStreamBlock",
-)
+_HUNYUAN15 = {
+    **_HUNYUAN,
+    "in_channels": 65,
+    "out_channels": 32,
+    "vec_in_dim": None,
+    "byt5": True,
+    "use_cond_type_embedding": True,
+    "vision_in_dim": 1152,
+    "meanflow_sum": True,
+    "guidance_embed": False,
+    "patch_size": [1, 1, 1],
+}
 _LTX = {
     "in_channels": 128,
     "cross_attention_dim": 128,
@@ -360,6 +390,7 @@ FAMILIES = (
         before=16,
         after=10,
     ),
+    _wan("WAN21_FlowRVS", metadata={"model_type": "flow_rvs"}, from_latent=True),
     _wan(
         "WAN22_WanDancer",
         "model_wandancer:WanDancerModel",
@@ -411,32 +442,20 @@ FAMILIES = (
         passes=2,
         clean_passes=3,
     ),
-    Family(
+    _hunyuan(
         "HunyuanVideo",
-        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
         {**_HUNYUAN, "in_channels": 16},
-        ((1, 16, 5, 8, 6),),
-        (5, 4, 3),
-        _HUNYUAN_BLOCKS,
         conditioning=lambda: {"pooled_output": noise(1, 768)},
     ),
-    Family(
+    _hunyuan(
         "HunyuanVideo-reference",
-        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
         {**_HUNYUAN, "in_channels": 16},
-        ((1, 16, 5, 8, 6),),
-        (5, 4, 3),
-        _HUNYUAN_BLOCKS,
         conditioning=lambda: {"pooled_output": noise(1, 768), "ref_latent": noise(1, 16, 1, 8, 6)},
         cfg=1.0,  # ComfyUI writes into positions that a batch shares, which torch refuses
     ),
-    Family(
+    _hunyuan(
         "HunyuanVideo-ControlNet",
-        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
         {**_HUNYUAN, "in_channels": 16},
-        ((1, 16, 5, 8, 6),),
-        (5, 4, 3),
-        _HUNYUAN_BLOCKS,
         conditioning=lambda: {
             "pooled_output": noise(1, 768),
             "control": Control(),
@@ -444,39 +463,31 @@ FAMILIES = (
         },
         side=("tiny_models:Control.get_control",),
     ),
-    Family(
+    _hunyuan(
         "HunyuanVideoI2V",
-        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
         {**_HUNYUAN, "in_channels": 33},
-        ((1, 16, 5, 8, 6),),
-        (5, 4, 3),
-        _HUNYUAN_BLOCKS,
         conditioning=lambda: {"pooled_output": noise(1, 768), "guiding_frame_index": 0, **_image()},
     ),
-    Family(
+    _hunyuan(
+        "HunyuanVideoSkyreelsI2V",
+        {**_HUNYUAN, "in_channels": 32},
+        conditioning=lambda: {"pooled_output": noise(1, 768), **_image()},
+    ),
+    _hunyuan(
         "HunyuanVideo15",
-        "comfy.ldm.hunyuan_video.model:HunyuanVideo",
-        {
-            **_HUNYUAN,
-            "in_channels": 65,
-            "out_channels": 32,
-            "vec_in_dim": None,
-            "byt5": True,
-            "use_cond_type_embedding": True,
-            "vision_in_dim": 1152,
-            "meanflow_sum": True,
-            "guidance_embed": False,
-            "patch_size": [1, 1, 1],
-        },
-        ((1, 32, 5, 8, 6),),
-        (5, 8, 6),
-        _HUNYUAN_BLOCKS,
-        conditioning=lambda: {
-            **_image(32),
-            "pooled_output": None,
-            "conditioning_byt5small": noise(1, 4, 1472),
-            "clip_vision_output": _clip(9, 1152),
-        },
+        _HUNYUAN15,
+        latents=((1, 32, 5, 8, 6),),
+        grid=(5, 8, 6),
+        conditioning=lambda: {**_image(32), **_hunyuan15_text()},
+    ),
+    _hunyuan(
+        "HunyuanVideo15_SR_Distilled",
+        {**_HUNYUAN15, "in_channels": 98, "meanflow": True},
+        latents=((1, 32, 5, 8, 6),),
+        grid=(5, 8, 6),
+        # The start image, its mask, and the small video to make larger.
+        conditioning=lambda: {"concat_latent_image": noise(1, 32 + 1 + 32 + 1, 5, 8, 6), **_hunyuan15_text()},
+        cfg=1.0,
     ),
     Family(
         "LTXV",
@@ -721,7 +732,7 @@ def sample(patcher: Any, row: Family, steps: int, seed: int = 1) -> Tensor:
     samplers, sampling = importlib.import_module("comfy.samplers"), importlib.import_module("comfy.sample")
     nested = importlib.import_module("comfy.nested_tensor").NestedTensor
     starts = [noise(*shape, seed=seed) for shape in row.latents]
-    zeros = [torch.zeros(shape) for shape in row.latents]
+    latents = starts if row.from_latent else [torch.zeros_like(start) for start in starts]
     conditions = [[[noise(1, *row.text, seed=seed), row.conditioning()]] for seed in (7, 8)]
     sampler = samplers.ksampler("euler")
     if row.frames_per_block is not None:
@@ -736,7 +747,7 @@ def sample(patcher: Any, row: Family, steps: int, seed: int = 1) -> Tensor:
         sampler,
         samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "simple", steps),
         *conditions,
-        zeros[0] if len(starts) == 1 else nested(zeros),
+        latents[0] if len(starts) == 1 else nested(latents),
         noise_mask=None if row.noise_mask is None else row.noise_mask(),
         disable_pbar=True,
         seed=seed,

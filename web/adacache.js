@@ -10,7 +10,7 @@ const NODE = 'AdaCacheInspector'
 const WIDTH = 460
 const LIVE = 'AdaCache.LiveUpdates'
 const DEFAULT_PRESET = 'AdaCache.DefaultPreset'
-const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom']
+const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom', 'calibrate']
 
 const setting = (name) => app.extensionManager?.setting?.get(name)
 const strings = () => stringsFor(setting('Comfy.Locale') ?? 'en')
@@ -47,8 +47,12 @@ class Inspector {
   }
 
   #resize(height) {
+    const { node } = this
     this.view.element.style.minHeight = `${height}px`
-    this.node.setDirtyCanvas?.(true, true)
+    // Or else the canvas renderer draws the node before it grows, and not again.
+    const least = node.computeSize()[1]
+    if (node.size[1] < least) node.setSize([node.size[0], least])
+    node.setDirtyCanvas?.(true, true)
   }
 
   complete(report) {

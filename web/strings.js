@@ -126,7 +126,8 @@ const zh = {
     'outside window': '在起止范围之外',
     'too few steps': '步数太少',
     'nothing cached for a condition': '某个条件没有缓存',
-    'residual is not finite': '残差不是有限数值'
+    'residual is not finite': '残差不是有限数值',
+    'cache was emptied': '缓存已清空'
   },
   sentences: {
     not_connected: '未连接统计信息：AdaCache 被绕过，或不在此工作流中。没有它，每一步都会计算。',
@@ -145,6 +146,7 @@ const zh = {
     not_repaid: '误差补偿未启用：它需要 flow 模型，且采样器为 euler、dpmpp_2m 或 res_multistep。',
     outputs: '仅保存了模型的输出：占用内存很少，但跳过的步不如保存隐藏状态时精确。',
     too_few: '没有跳过任何步：{steps} 步太少，相邻两步之间视频变化过大。',
+    calibrated: '为测量该模型，计算了每一步。请把“报告”接到“AdaCache 校准”节点，并把其“校准”接到 AdaCache。',
     window: '没有跳过任何步：start_percent {start} 与 end_percent {end} 之间没有可跳过的步。',
     forced: '没有跳过任何步：可跳过的步之后是必须计算的步。',
     rates: '没有跳过任何步：码本中的间隔全部为 1。间隔为 2 或更大才会跳过。',

@@ -29,7 +29,7 @@ from adacache_core import (
 STEPS, FRAMES, TOKENS, RANKS = 14, 4, 6, 2
 SIGMAS = [1 - step / STEPS for step in range(STEPS + 1)]
 LAYOUT = Layout("mixing", "x", (Blocks("blocks"),), (Stream("head"),), patch=(1, 1, 1))
-COMPARED = ("computed", "rate", "distance", "motion_score", "motion_gradient")
+COMPARED = ("computed", "rate", "distance", "motion_score", "motion_gradient", "forecast_error")
 
 
 class Mixing(nn.Module):
@@ -55,7 +55,7 @@ def decisions(rank: int, ranks: int, group: torch.distributed.ProcessGroup | Non
     schedule = CodebookSchedule(
         Codebook(((0.05, 3), (0.2, 2), (1.0, 1))), STEPS, MotionRegularization(scale=1, exponent=1)
     )
-    run = CacheRun(lambda: schedule, FORECAST, SIGMAS, RunStatistics({}, STEPS), group=group)
+    run = CacheRun(lambda: schedule, FORECAST, SIGMAS, RunStatistics({}, STEPS), group=group, calibrates=True)
     for step, sigma in enumerate(SIGMAS[:-1]):
         with run.call(model, LAYOUT, sigma, ("positive",), latent):
             model(mine * (1 + changing * (step / STEPS) ** 2))

@@ -68,11 +68,11 @@ def test_few_steps_are_all_computed():
         assert len(drive(make_schedule(preset, shifted(12), FORECAST), 0.0)) < 12
 
 
-def brute_force(times, computes, forced, order):
+def brute_force(times, computes, forced, order, correction=torch.ones_like):
     """Every choice of steps, costed with the formula of ``plan``'s docstring."""
     total = len(times)
     t = torch.tensor(times, dtype=torch.float64)
-    weight = _error_weight(t)
+    weight = _error_weight(t) * correction(t)
     best, chosen = None, None
     for rest in itertools.combinations(sorted(set(range(total)) - forced), computes - len(forced)):
         steps = sorted(forced | set(rest))
@@ -111,11 +111,9 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
-@pytest.mark.parametrize(
-    ("motion", "computed"), [(0.0, 8), (0.3, 8), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)]
-)
-def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, computed):
-    # 10 of 30 computes times (motion / 0.385) ** 1.5, within 0.75 and 1.5.
+@pytest.mark.parametrize(("motion", "computed"), [(0.0, 10), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)])
+def test_a_moving_video_gets_more_computes(motion, computed):
+    # 10 of 30 computes times (motion / 0.385) ** 1.5, within 1 and 1.5.
     schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
     assert len(drive(schedule, motion=motion)) == computed
     assert schedule.steps == plan(shifted(30), computed, {0, 1, 28, 29})
@@ -152,7 +150,7 @@ def test_flow_time_maps_large_sigmas_into_one():
 
 
 def test_presets_choose_schedule_and_replay():
-    assert [replay_for(preset).name for preset in PRESETS] == ["forecast"] * 4 + ["hold"] * 2 + ["forecast"]
+    assert [replay_for(preset).name for preset in PRESETS] == ["forecast"] * 4 + ["hold"] * 2 + ["forecast"] * 2
     assert replay_for("balanced", "hold") is HOLD
     assert len(make_schedule("target", shifted(30), FORECAST, target_speedup=3.0).steps) == 10
     with pytest.raises(ConfigurationError, match=r"needs a target_speedup of 1 or more, got 0\.9"):
