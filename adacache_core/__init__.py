@@ -12,7 +12,7 @@ from .errors import (
     ShapeMismatchError,
     UnsupportedModelError,
 )
-from .layouts import LAYOUTS, Blocks, Layout, Stream, layout_of
+from .layouts import LAYOUTS, Blocks, Layout, Stream, Sublayers, layout_of
 from .motion import MotionRegularization, motion_score
 from .presets import PRESETS, make_schedule, replay_for
 from .replay import FORECAST, HOLD, Replay
@@ -20,15 +20,19 @@ from .residual_cache import ResidualCache, Storage
 from .run import CacheRun
 from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, plan
 from .statistics import RunStatistics, StepRecord
+from .sublayers import bytes_per_token, require_sublayers
+from .tokens import OPEN_SORA, RANDOM, TokenRefresh
 
 __all__ = [
     "CALIBRATE",
     "FORECAST",
     "HOLD",
     "LAYOUTS",
+    "OPEN_SORA",
     "PAPER_FAST",
     "PAPER_SLOW",
     "PRESETS",
+    "RANDOM",
     "AdaCacheError",
     "Blocks",
     "CacheRun",
@@ -47,12 +51,16 @@ __all__ = [
     "StepRecord",
     "Storage",
     "Stream",
+    "Sublayers",
+    "TokenRefresh",
     "UnsupportedModelError",
+    "bytes_per_token",
     "flow_time",
     "layout_of",
     "make_schedule",
     "motion_score",
     "plan",
     "replay_for",
+    "require_sublayers",
     "residual_distance",
 ]

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from .errors import ConfigurationError, UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Sublayers:
+    """The parts of a block that token refresh tells apart, as attribute paths on the block.
+
+    Attributes:
+        replayed: modules whose output comes from the cache at a partial step: self-attention, or where it is joint
+            attention of text and video, what follows it.
+        replayed_text: the same, of modules that see the prompt's tokens only.
+        silent: modules that feed nothing but a replayed attention.
+        cross_attention: modules that compute chosen queries only; argument 0 is ``[B, N, C]``.
+        mlp: first and last module of an MLP, which compute chosen tokens only; often one and the same.
+        keeps_attention: the attention's own result is kept, where the module after it takes in the MLP's too.
+        text_first: the prompt's tokens stand before the video's in the MLP.
+    """
+
+    replayed: tuple[str, ...] = ()
+    replayed_text: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    cross_attention: tuple[str, ...] = ()
+    mlp: tuple[tuple[str, str], ...] = ()
+    keeps_attention: bool = False
+    text_first: bool = False
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Modules as wide as what is kept of the video's tokens, one for each output."""
+        last = tuple(last for _, last in self.mlp)
+        return (*self.replayed, *self.cross_attention, *last, *(last if self.keeps_attention else ()))
 
 
 @dataclass(frozen=True)
@@ -23,11 +55,13 @@ class Blocks:
             returns them as they came. One is returned alone, several as a tuple. None stands for what a side
             block contributes to the main ones: nothing, on a skip.
         key_value_cache: argument that holds a key/value cache; its ``"end"`` advances on a skip too.
+        sublayers: parts of each block, for token refresh; None where it does not know them.
     """
 
     path: str
     returns: tuple[int | str | None, ...] = (0,)
     key_value_cache: str | None = None
+    sublayers: Sublayers | None = None
 
 
 @dataclass(frozen=True)
@@ -152,8 +186,29 @@ class Layout:
         first = spare if self.video_last else min(before * rows * columns, spare)
         return tokens[:, first : first + count], frames
 
+    def video_places(
+        self,
+        latent_shape: tuple[int, ...] | None,
+        arguments: Mapping[str, Any] | None,
+        text_first: bool,
+        count: int,
+    ) -> tuple[Tensor, tuple[int, int, int]] | None:
+        """Where in a sequence of ``count`` tokens the video's are, ``[N]``, and their frames, rows and columns.
 
-_WAN = Layout("Wan", "comfy.ldm.wan.model.WanModel", (Blocks("blocks"),), (Stream("head"),))
+        None where nobody knows: a part of the grid is missing, or there is no latent's shape.
+        """
+        if latent_shape is None:
+            return None
+        grid = self.token_grid(latent_shape, arguments)
+        if count < math.prod(grid):
+            return None
+        layout = replace(self, video_last=True) if text_first else self
+        places, _ = layout.video_tokens(torch.arange(count).view(1, count, 1), latent_shape, arguments)
+        return places.flatten(), grid
+
+
+_WAN_PARTS = Sublayers(replayed=("self_attn",), cross_attention=("cross_attn",), mlp=(("ffn", "ffn"),))
+_WAN = Layout("Wan", "comfy.ldm.wan.model.WanModel", (Blocks("blocks", sublayers=_WAN_PARTS),), (Stream("head"),))
 
 LAYOUTS = (
     # ref_conv of FunControl puts one frame first; context_latents and time_dim_concat come last.
@@ -163,7 +218,10 @@ LAYOUTS = (
         _WAN,
         family="Wan VACE",
         model="comfy.ldm.wan.model.VaceWanModel",
-        blocks=(Blocks("blocks"), Blocks("vace_blocks", returns=(None, 0))),
+        blocks=(
+            Blocks("blocks", sublayers=_WAN_PARTS),
+            Blocks("vace_blocks", returns=(None, 0), sublayers=_WAN_PARTS),
+        ),
     ),
     replace(
         _WAN,
@@ -195,14 +253,34 @@ LAYOUTS = (
     Layout(
         family="HunyuanVideo / 1.5",
         model="comfy.ldm.hunyuan_video.model.HunyuanVideo",
-        blocks=(Blocks("double_blocks", returns=("img", "txt")), Blocks("single_blocks")),
+        blocks=(
+            Blocks(
+                "double_blocks",
+                returns=("img", "txt"),
+                sublayers=Sublayers(
+                    replayed=("img_attn.proj",),
+                    replayed_text=("txt_attn.proj", "txt_mlp"),
+                    silent=("img_attn.qkv", "txt_attn.qkv"),
+                    mlp=(("img_mlp", "img_mlp"),),
+                ),
+            ),
+            Blocks(
+                "single_blocks",
+                sublayers=Sublayers(mlp=(("linear1", "linear2"),), keeps_attention=True, text_first=True),
+            ),
+        ),
         streams=(Stream("final_layer", argument="img", loses_first_tokens=True),),
         patch=("patch_size",),
     ),
     Layout(
         family="LTX-Video",
         model="comfy.ldm.lightricks.model.LTXVModel",
-        blocks=(Blocks("transformer_blocks"),),
+        blocks=(
+            Blocks(
+                "transformer_blocks",
+                sublayers=Sublayers(replayed=("attn1",), cross_attention=("attn2",), mlp=(("ff", "ff"),)),
+            ),
+        ),
         streams=(Stream("norm_out"),),
         patch=(1, 1, 1),
         guides="keyframe_idxs",
@@ -237,7 +315,15 @@ LAYOUTS = (
     Layout(
         family="CogVideoX",
         model="comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",
-        blocks=(Blocks("blocks", returns=("hidden_states", "encoder_hidden_states")),),
+        blocks=(
+            Blocks(
+                "blocks",
+                returns=("hidden_states", "encoder_hidden_states"),
+                sublayers=Sublayers(
+                    replayed=("attn_out",), silent=("q", "k", "v"), mlp=(("ff_proj", "ff_out"),), text_first=True
+                ),
+            ),
+        ),
         streams=(Stream("norm_final", argument="hidden_states"),),
         patch=("patch_size_t", "patch_size", "patch_size"),
     ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .errors import ShapeMismatchError
+from .errors import ConfigurationError, ShapeMismatchError
 from .replay import ComputedResidual, Replay
 
 
@@ -33,6 +33,18 @@ class Storage:
             return True
         device = self.device or computed[0].residual[0].device
         return 2 * depth * sum(residual.nbytes for residual in computed) <= self.free_memory(device)
+
+    def require(self, count: int, device: torch.device) -> None:
+        """Raises ``ConfigurationError`` where ``count`` bytes do not fit; ``device`` is where the model computes."""
+        if not count or self.free_memory is None:
+            return
+        device = self.device or device
+        free = max(self.free_memory(device), 0)
+        if count > free:
+            raise ConfigurationError(
+                f"Token Refresh: it has to keep {count / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free on "
+                f"{device}. Set cache_device to system memory, make the video smaller, or remove Token Refresh."
+            )
 
 
 class ResidualCache:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time as clock
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from . import attach
+from . import attach, sublayers
 from .errors import ShapeMismatchError
 from .layouts import Layout
 from .measurement import Measurement
@@ -22,6 +22,7 @@ from .replay import ComputedResidual, Replay, repayment
 from .residual_cache import ResidualCache, Storage
 from .schedule import Schedule
 from .statistics import RunStatistics, StepRecord
+from .tokens import Grid, TokenCache, TokenRefresh
 
 Video = Callable[[Tensor], tuple[Tensor, int]] | None  # finds the video's tokens and its number of frames
 
@@ -54,6 +55,8 @@ class CacheRun:
         on_step: called after every finished step, e.g. to show progress.
         calibrates: of the steps, all computed, every this many-th measures how well the two such before it forecast it;
             needs ``FORECAST``. 0 is none.
+        refresh: makes partial steps of the steps that would be skipped, see ``tokens.py``; nothing is repaid then.
+        token_bytes: what that will keep; a run that has not so much memory ends before its first step.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class CacheRun:
         group: ProcessGroup | None = None,
         on_step: Callable[[RunStatistics], None] | None = None,
         calibrates: int = 0,
+        refresh: TokenRefresh | None = None,
+        token_bytes: int = 0,
     ) -> None:
         self._make_schedule = make_schedule
         self.schedule = make_schedule()
@@ -76,11 +81,14 @@ class CacheRun:
         self._levels = NoiseLevels(sigmas, sigma_max)
         self._storage = storage or Storage()
         self._outputs = self._storage.form == "output"
-        self._repays = repays
+        self._repays = repays and refresh is None
+        self._refresh = refresh
+        self._token_bytes = token_bytes
         self._group = group
         self._calibrates = calibrates
         self._on_step = on_step
         self._cache = ResidualCache(replay.order, self._storage.device)
+        self._tokens = self._empty_tokens()
         self._measured = Measurement(self.schedule.motion, self._group, bool(calibrates))
         self._conditions: dict[Hashable, int] = {}  # numbered as they come up
         self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
@@ -90,7 +98,7 @@ class CacheRun:
         self._started = 0.0
         self._lock = threading.Lock()
         statistics.storage = "output" if self._outputs else "hidden"
-        statistics.repays = repays and not self._outputs
+        statistics.repays = self._repays and not self._outputs
 
     @contextmanager
     def call(
@@ -103,6 +111,8 @@ class CacheRun:
         arguments: Mapping[str, Any] | None = None,
     ) -> Iterator[bool]:
         """Make one model call compute or replay; tells whether it replays.
+
+        A partial step (token refresh) runs the blocks, so it does not count as a replay here.
 
         Args:
             model: the module that holds the blocks.
@@ -120,14 +130,38 @@ class CacheRun:
         time = self._levels.time(sigma)
         video = None if latent_shape is None else partial(_video, layout, latent_shape, arguments)
         with self._lock:
+            if self._token_bytes and not self._conditions:
+                # Not earlier: now the model is where it runs, and what is free is free.
+                self._storage.require(self._token_bytes, next(model.parameters()).device)
             skips = self._enter(self._levels.step(sigma), sigma, keys)
             cache, outputs = self._cache, self._outputs
-        if skips:
+            tokens = self._token_call(layout, keys, latent_shape, arguments, skips)
+        if skips and tokens is not None:
+            with sublayers.refreshing(model, layout, tokens):
+                yield False
+        elif skips:
             with self._skipping(model, layout, keys, time, cache, outputs):
                 yield True
         else:
-            with self._computing(model, layout, keys, time, video, outputs):
+            keeping = nullcontext() if tokens is None else sublayers.refreshing(model, layout, tokens)
+            with self._computing(model, layout, keys, time, video, outputs), keeping:
                 yield False
+
+    def _token_call(
+        self,
+        layout: Layout,
+        keys: Sequence[Hashable],
+        latent_shape: tuple[int, ...] | None,
+        arguments: Mapping[str, Any] | None,
+        partial_step: bool,
+    ) -> sublayers.TokenCall | None:
+        if self._tokens is None or self._step is None:
+            return None
+
+        def grid(text_first: bool) -> Grid:
+            return partial(layout.video_places, latent_shape, arguments, text_first)
+
+        return sublayers.TokenCall(self._tokens, keys, self._step.step, grid, partial_step)
 
     @contextmanager
     def _computing(
@@ -189,8 +223,10 @@ class CacheRun:
         return self.statistics
 
     def drop(self) -> None:
-        """Let go of all residuals, even if the run itself lives on in the traceback of an error."""
+        """Let go of all tensors, even if the run itself lives on in the traceback of an error."""
         self._cache.keep(())
+        if self._tokens is not None:
+            self._tokens.keep(())
 
     def _enter(self, step: int, sigma: float, keys: Sequence[Hashable]) -> bool:
         """Count a model call, after opening its step if it is the first; returns whether the call skips."""
@@ -205,6 +241,9 @@ class CacheRun:
                 self._forget()
             reason = self.schedule.reason(step)
             self._step = StepRecord(step, sigma, computed=reason != "skipped", reason=reason)
+            self._step.partial = self._refresh is not None and not self._step.computed
+            if self._step.partial:
+                self._step.reason = "partial"
             self._started = clock.perf_counter()
         record = self._step
         numbers = [self._conditions.setdefault(key, len(self._conditions)) for key in keys]
@@ -217,7 +256,9 @@ class CacheRun:
             record.computed, record.reason = True, "nothing cached for a condition"
             if self.statistics.steps[-1:] == [self._emptied]:
                 record.reason = "cache was emptied"
-        record.count(numbers, computed=not skips)
+        if skips and self._refresh is not None and self._refresh.complete:
+            record.computed, record.reason, skips = True, "every token refreshed", False
+        record.count(numbers, computed=not skips, partial=record.partial)
         return skips
 
     def _leave(self) -> None:
@@ -228,6 +269,8 @@ class CacheRun:
         if self.schedule.computes(record.step):
             # Context windows that move leave residuals behind that nobody asks for again.
             self._cache.keep(self._asked)
+            if self._tokens is not None:
+                self._tokens.keep(self._asked)
             self._asked.clear()
         if record.computed:
             self._observe(record)
@@ -260,7 +303,8 @@ class CacheRun:
         if self._calibrates and len(history) == 2:
             forecast = self._cache.replayed(self.replay, 0, (key,), computed.time, current.device)
         self._cache.store(key, computed, again)
-        self.statistics.cache_bytes = max(self.statistics.cache_bytes, self._cache.nbytes)
+        held = self._cache.nbytes + (0 if self._tokens is None else self._tokens.nbytes)
+        self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
         if not again:
             # The first call of a step is the one to measure: later calls of the same step follow it too closely.
             previous = history[0].residual[0].to(current.device) if history and self._calibrates < 2 else None
@@ -268,8 +312,12 @@ class CacheRun:
 
     def _forget(self) -> None:
         self._cache = ResidualCache(self.replay.order, self._storage.device)
+        self._tokens = self._empty_tokens()
         self._skipped.clear()
         self._emptied = self._step
+
+    def _empty_tokens(self) -> TokenCache | None:
+        return None if self._refresh is None else TokenCache(self._refresh, self._storage.device)
 
     def _choose_form(self, computed: Mapping[Hashable, ComputedResidual]) -> None:
         """Keep outputs from now on where new conditions' hidden states would not fit; the next steps then compute."""

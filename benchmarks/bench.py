@@ -36,6 +36,7 @@ from .settings import (
     headline_settings,
     scenes,
     schedule_settings,
+    token_settings,
     uncached,
 )
 
@@ -221,6 +222,7 @@ def plans(runner: str, model: str, short: bool) -> Iterator[tuple[Sampling, list
         yield Sampling(), list(settings(Sampling(), short=short))
     if runner == "comfyui" and not short:
         yield from ((sampling, list(schedule_settings(sampling))) for sampling in SAMPLINGS)
+        yield Sampling(), list(token_settings(Sampling()))
         yield Sampling(steps=100), list(headline_settings(Sampling(steps=100)))
 
 

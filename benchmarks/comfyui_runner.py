@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -78,7 +78,7 @@ class ComfyUIRunner:
 
         noise = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
         with self._patched(sampling, setting) as (model, facts):
-            with counted(self._model.model.diffusion_model.blocks[0].self_attn) as rows:
+            with counted(self._model.model.diffusion_model.blocks[0]) as work:
                 started = time.perf_counter()
                 latent = comfy.sample.sample(
                     model,
@@ -96,7 +96,7 @@ class ComfyUIRunner:
                 )
                 seconds = time.perf_counter() - started
         conditions = 1 if sampling.cfg == 1 else 2
-        return Sampled(latent, seconds, sum(rows) / conditions, facts.cache_bytes)
+        return Sampled(latent, seconds, work() / conditions, facts.cache_bytes)
 
     def decode(self, latent: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Frames ``[F, H, W, 3]``, uint8."""
@@ -170,9 +170,11 @@ def ours(
     storage: str = "hidden",
     moreg: bool = False,
     repays: bool = True,
+    tokens: str | None = None,
+    ratio: float = 0.15,
 ) -> Iterator[tuple[Any, Facts]]:
     """AdaCache as its node binds it; or ``fixed``, the same with computes at even distances."""
-    from adacache.adacache_core import MotionRegularization
+    from adacache.adacache_core import OPEN_SORA, RANDOM, MotionRegularization
     from adacache.nodes import _binding
 
     speedup = sampling.steps / computes if computes else 2.0
@@ -185,6 +187,7 @@ def ours(
         MotionRegularization() if moreg else None,
         storage=storage,
         target_speedup=speedup,
+        token_refresh=tokens and replace({"open-sora": OPEN_SORA, "random": RANDOM}[tokens], ratio=ratio),
     )
     patched, log = _binding.bind(model, settings)
 
@@ -201,11 +204,32 @@ def ours(
 
 
 @contextmanager
-def counted(module: torch.nn.Module) -> Iterator[list[int]]:
-    """Batch rows that go through a module. Of a part of a block: AdaCache skips whole blocks, the others models."""
-    rows: list[int] = []
-    handle = module.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+def counted(block: torch.nn.Module) -> Iterator[Callable[[], float]]:
+    """What a Wan block computes, in floating-point operations over those of a whole call for one condition.
+
+    Counted where matrices are multiplied, but for cross-attention's products with the few tokens of a prompt.
+    """
+    calls: list[tuple[int, list[int]]] = []
+
+    def call(module: torch.nn.Module, args: Any) -> None:
+        calls.append((len(args[0]), []))
+
+    def multiply(module: torch.nn.Module, args: Any) -> None:
+        batch, tokens, width = args[0].shape
+        # Queries and keys, then weights and values: 2 x tokens x tokens x width each.
+        attention = 4 * batch * tokens**2 * width if module is block.self_attn.q else 0
+        calls[-1][1].append(2 * batch * tokens * width * module.out_features + attention)
+
+    linear = [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
+    handles = [block.register_forward_pre_hook(call), *(m.register_forward_pre_hook(multiply) for m in linear)]
+
+    def work() -> float:
+        each = [(batch, sum(counts)) for batch, counts in calls]
+        whole = max(count / batch for batch, count in each)
+        return sum(count / whole for _, count in each)
+
     try:
-        yield rows
+        yield work
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -103,6 +103,22 @@ def headline_settings(sampling: Sampling) -> Iterator[Setting]:
         yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)
 
 
+def token_settings(sampling: Sampling) -> Iterator[Setting]:
+    """Partial steps against skips of about the same floating-point operations, which the rows then say exactly."""
+    for count in equal_computes(sampling.steps):
+        for ratio in (0.1, 0.3):
+            # Of a step of the demo model the MLP is 35 %, all else is replayed.
+            partial = 0.35 * ratio
+            computes = round((count - partial * sampling.steps) / (1 - partial))
+            for tokens in ("open-sora", "random"):
+                label = f"{tokens}, ratio {ratio:g}, {computes} computes"
+                yield setting("token refresh", label, preset="target", computes=computes, tokens=tokens, ratio=ratio)
+        for replay in ("forecast", "hold"):
+            options = {"preset": "target", "computes": count, "replay": replay, "repays": False}
+            yield setting("adacache", f"{count} computes, {replay} alone", **options)
+        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+
+
 def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     """Rows of the ComfyUI runner; the first ones are what the short form shows."""
     for preset in ("quality", "balanced", "fast"):

@@ -30,7 +30,7 @@ from browser import find_chromium, launch, open_front_end
 SCALE = 2  # drawn at twice the size and scaled down, which smooths lines and text
 STEPS, SHIFT = 30, 3.0  # of the demo workflow
 # The colours of the inspector's chart; on a dark ground the lighter ones of the same palette (Okabe and Ito).
-COMPUTED, SKIPPED, SKIPPED_FILL = "#0072B2", "#E69F00", "#FBE3B0"
+COMPUTED, SKIPPED, SKIPPED_FILL, PARTIAL = "#0072B2", "#E69F00", "#FBE3B0", "#A9CFE6"
 SKY, AMBER, NIGHT, WHITE, HAZE = "#56B4E9", "#E69F00", "#101A2B", "#FFFFFF", "#A9B6C8"
 INK, MUTED, PAPER = "#1D2530", "#5B6675", "#FFFFFF"
 PAGE, MARGIN = 440, 20  # help pages are shown in a narrow panel
@@ -127,6 +127,14 @@ def draw_presets() -> Image.Image:
     return pen.picture()
 
 
+def draw_partial_steps() -> Image.Image:
+    """One plan, with the other steps skipped and with a part of their tokens computed."""
+    pen = Pen(PAGE, MARGIN + 104 * 2, PAPER)
+    _run(pen, MARGIN, MARGIN, "AdaCache", plan("balanced"))
+    _run(pen, MARGIN, MARGIN + 104, "AdaCache + Token Refresh", plan("balanced"), (COMPUTED, PARTIAL))
+    return pen.picture()
+
+
 def draw_motion(results: Sequence[Result]) -> Image.Image:
     """Videos that move little and much, each beside the steps that were computed for it."""
     pen = Pen(PAGE, MARGIN + 104 * len(results), PAPER)
@@ -156,11 +164,18 @@ def draw_calibration(report: Json) -> Image.Image:
     return pen.picture()
 
 
-def _run(pen: Pen, left: float, top: float, label: str, computed: Sequence[bool]) -> None:
+def _run(
+    pen: Pen,
+    left: float,
+    top: float,
+    label: str,
+    computed: Sequence[bool],
+    others: tuple[Color, Color] = (SKIPPED, SKIPPED_FILL),
+) -> None:
     """A line of text, and below it a column per step; 84 high."""
     pen.text(left, top + 20, label, 24, INK)
     pen.text(PAGE - MARGIN, top + 20, f"{sum(computed)}/{len(computed)}", 24, MUTED, "rs")
-    pen.bars(computed, left, top + 32, PAGE - MARGIN, top + 84, (COMPUTED, SKIPPED, SKIPPED_FILL))
+    pen.bars(computed, left, top + 32, PAGE - MARGIN, top + 84, (COMPUTED, *others))
 
 
 def _overlay(result: Result) -> Image.Image:
@@ -206,6 +221,7 @@ def main() -> None:
     save(draw_icon(), registry / "icon.png")
     save(draw_banner().convert("RGB").quantize(64), registry / "banner.png")
     save(draw_presets().convert("RGB").quantize(64), help_pages / "AdaCache.png")
+    save(draw_partial_steps().convert("RGB").quantize(64), help_pages / "AdaCacheTokenRefresh.png")
     with ComfyServer() as server:
         moving = [run_demo(server, "paper-slow", motion, moreg=True) for motion in MOTIONS]
         save(draw_motion(moving).convert("RGB").quantize(256), help_pages / "AdaCacheMoReg.png")

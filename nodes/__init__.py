@@ -4,5 +4,6 @@ from .adacache import AdaCache
 from .calibrate import AdaCacheCalibrate
 from .inspector import AdaCacheInspector
 from .moreg import MoRegSettings
+from .token_refresh import TokenRefreshSettings
 
-NODES = [AdaCache, MoRegSettings, AdaCacheInspector, AdaCacheCalibrate]
+NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, AdaCacheInspector, AdaCacheCalibrate]

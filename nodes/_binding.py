@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,10 +25,13 @@ from ..adacache_core import (
     MotionRegularization,
     RunStatistics,
     Storage,
+    TokenRefresh,
+    bytes_per_token,
     flow_time,
     layout_of,
     make_schedule,
     replay_for,
+    require_sublayers,
 )
 from ..adacache_core.calibration import stride
 from ..adacache_core.presets import codebook_for, planned_speedup
@@ -55,6 +60,7 @@ class CacheSettings:
     cache_device: str = SAME_DEVICE
     target_speedup: float = 2.0
     calibration: Calibration | None = None
+    token_refresh: TokenRefresh | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -93,11 +99,13 @@ def bind(
         node_id: the AdaCache node, for live progress; None without.
 
     Raises:
-        UnsupportedModelError: not a video DiT with a known layout.
+        UnsupportedModelError: not a video DiT with a known layout, or one that Token Refresh does not know.
         ConfigurationError: the model already has a cache, or the calibration is of another family.
     """
     layout = layout_of(model.model.diffusion_model)
     settings.check_family(layout.family)
+    if settings.token_refresh is not None:
+        require_sublayers(layout)
     _refuse_second_cache(model.model_options, model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
     binding = _Binding(settings, layout, StatisticsLog(), node_id)
     patched = model.clone()
@@ -134,7 +142,8 @@ class _Binding:
         latent_shapes = kwargs.get("latent_shapes") or [args[0].shape]
         original = guider.model_options
         _refuse_second_cache(original, [])
-        run = self._start(guider.model_patcher, args[2], args[3], args[0].shape, latent_shapes[0])
+        conditions = _conditions(guider)
+        run = self._start(guider.model_patcher, args[2], args[3], args[0].shape, latent_shapes[0], conditions)
         guider.model_options = create_model_options_clone(original)
         guider.model_options.setdefault("transformer_options", {})[KEY] = run
         try:
@@ -184,6 +193,7 @@ class _Binding:
         sigmas: Any,
         noise_shape: tuple[int, ...],
         latent_shape: tuple[int, ...],
+        conditions: int,
     ) -> CacheRun:
         settings, sampling = self.settings, model.get_model_object("model_sampling")
         if settings.motion is not None:
@@ -199,6 +209,7 @@ class _Binding:
         planned = planned_speedup(settings.preset, settings.target_speedup)
         statistics = RunStatistics(self._in_force(len(times), replay.name, sigma_max), total_steps=len(times))
         self.log.append(LoggedRun(*executing_prompt(), statistics))
+        token_bytes = self._token_bytes(model, tuple(latent_shape), conditions)
         sampler_name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
         return CacheRun(
             lambda: make_schedule(
@@ -219,7 +230,20 @@ class _Binding:
             repays=planned is not None and sigma_max <= 1 and sampler_name in _REPAYING_SAMPLERS,
             on_step=reporter(self.node_id),
             calibrates=stride(len(times)) if settings.preset == CALIBRATE else 0,
+            refresh=settings.token_refresh,
+            token_bytes=token_bytes,
         )
+
+    def _token_bytes(self, model: ModelPatcher, latent_shape: tuple[int, ...], conditions: int) -> int:
+        """Bytes that token refresh is about to keep, said before sampling; text and reference tokens come on top."""
+        if self.settings.token_refresh is None:
+            return 0
+        dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+        tokens = latent_shape[0] * math.prod(self.layout.token_grid(latent_shape)) * conditions
+        count = tokens * bytes_per_token(model.model.diffusion_model, self.layout, dtype.itemsize)
+        where = "in system memory" if self.settings.cache_device == SYSTEM_MEMORY else "on the model's device"
+        logging.info("AdaCache Token Refresh: keeps %.2f GiB %s.", count / 2**30, where)
+        return count
 
     def _storage(self, model: ModelPatcher, noise_shape: tuple[int, ...]) -> Storage:
         def free_memory(device: torch.device) -> float:
@@ -245,9 +269,19 @@ class _Binding:
             "end_percent": settings.end_percent,
             "cache_device": settings.cache_device,
             "motion_regularization": None if settings.motion is None else asdict(settings.motion),
+            "token_refresh": None if settings.token_refresh is None else asdict(settings.token_refresh),
             "family": self.layout.family,
             "sigma_max": sigma_max,
         }
+
+
+def _conditions(guider: Any) -> int:
+    """Conditions that the model is called for: the negative ones are left out at cfg 1."""
+    conds = getattr(guider, "conds", {})
+    counts = {name: len(group or ()) for name, group in conds.items()}
+    if getattr(guider, "cfg", None) == 1:
+        counts.pop("negative", None)
+    return max(sum(counts.values()), 1)
 
 
 def _without_side_stacks(

@@ -15,6 +15,7 @@ WIDTH = 1024
 # Okabe and Ito's colours, which the colour-blind tell apart; blue is also darker than orange, and orange dark enough
 # for edges on white. web/adacache.css has them too.
 COMPUTED, SKIPPED, SKIPPED_FILL, SCORE, GRADIENT = "#0072B2", "#B87A00", "#FBE3B0", "#009E73", "#A6DCCB"
+PARTIAL = "#A9CFE6"  # with an edge of a computed step's colour
 INK, MUTED, RULE, FAINT, PAPER, CARD = "#1D2530", "#5B6675", "#D9DEE5", "#F0F2F5", "#FFFFFF", "#F5F7F9"
 
 # Drawn at twice the size and scaled down, which smooths lines and text alike.

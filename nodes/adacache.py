@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..adacache_core import PRESETS, Calibration, Codebook, MotionRegularization
+from ..adacache_core import PRESETS, Calibration, Codebook, MotionRegularization, TokenRefresh
 from ._binding import SAME_DEVICE, SYSTEM_MEMORY, CacheSettings, bind
-from .types import Calibrated, Motion, Statistics, percent
+from .types import Calibrated, Motion, Refresh, Statistics, percent
 
 
 class AdaCache(io.ComfyNode):
@@ -104,6 +104,12 @@ class AdaCache(io.ComfyNode):
                         "quality, fast, target) then place their steps for it."
                     ),
                 ),
+                Refresh.Input(
+                    "token_refresh",
+                    display_name="Token Refresh",
+                    optional=True,
+                    tooltip="From a Token Refresh node: skipped steps compute a part of the tokens.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the cache; connect it to the sampler."),
@@ -130,6 +136,7 @@ class AdaCache(io.ComfyNode):
         cache_device: str = SAME_DEVICE,
         moreg: MotionRegularization | None = None,
         calibration: Calibration | None = None,
+        token_refresh: TokenRefresh | None = None,
     ) -> io.NodeOutput:
         custom = Codebook.parse(codebook) if preset == "custom" else None
         settings = CacheSettings(
@@ -143,5 +150,6 @@ class AdaCache(io.ComfyNode):
             cache_device,
             target_speedup,
             calibration,
+            token_refresh,
         )
         return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))

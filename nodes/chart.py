@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ._pen import COMPUTED, FAINT, GRADIENT, INK, MUTED, RULE, SCORE, SKIPPED, WIDTH, Pen, text_width
+from ._pen import COMPUTED, FAINT, GRADIENT, INK, MUTED, PARTIAL, RULE, SCORE, SKIPPED, WIDTH, Pen, text_width
 from ._scales import MARGIN, Columns, Record, condition_lanes, has_distance, has_motion, rate_bounds, scale_top
 from .report import human_bytes, human_seconds
 
@@ -77,7 +77,9 @@ def _memory_label(report: dict[str, Any]) -> str:
 def _draw_legend(pen: Pen, runs: list[Record]) -> None:
     has_distance = any(record["distance"] is not None for run in runs for record in run["steps"])
     x = WIDTH - MARGIN
-    for label, swatch in reversed(_legend_entries(bool(runs), has_distance, any(has_motion(run) for run in runs))):
+    has_partial = any(run["partial_steps"] for run in runs)
+    motion = any(has_motion(run) for run in runs)
+    for label, swatch in reversed(_legend_entries(bool(runs), has_partial, has_distance, motion)):
         x -= text_width(label, 12.5)
         pen.text(x, 29, label, 12.5, MUTED, "lm")
         x -= 20
@@ -86,12 +88,14 @@ def _draw_legend(pen: Pen, runs: list[Record]) -> None:
 
 
 def _legend_entries(
-    has_runs: bool, has_distance: bool, has_motion: bool
+    has_runs: bool, has_partial: bool, has_distance: bool, has_motion: bool
 ) -> list[tuple[str, Callable[[Pen, float, float], None]]]:
     entries: list[tuple[str, Callable[[Pen, float, float], None]]] = []
     if has_runs:
         entries.append(("computed", lambda pen, x, y: pen.box(x, y - 6, 13, 13, COMPUTED)))
         entries.append(("skipped", lambda pen, x, y: pen.hatched(x, y - 6, 13, 13)))
+    if has_partial:
+        entries.append(("partial", lambda pen, x, y: pen.box(x, y - 6, 13, 13, PARTIAL, COMPUTED)))
     if has_distance:
         entries.append(("distance", lambda pen, x, y: pen.dot(x + 7, y, 3.5, INK)))
     if has_motion:
@@ -110,6 +114,7 @@ def _panel_height(run: Record) -> int:
 def _draw_run(pen: Pen, run: Record, top: float, prefix: str) -> None:
     columns, steps = Columns(run), run["steps"]
     title = f"{prefix}{run['total_steps']} steps, {run['computed_steps']} computed, {run['skipped_steps']} skipped"
+    title += f", {run['partial_steps']} partial" if run["partial_steps"] else ""
     state = "" if run["finished"] else ", stopped early"
     pen.text(MARGIN, top + 12, f"{title}, {human_seconds(run['seconds'])}{state}", 14.5, INK, "lm")
     top += _TITLE
@@ -145,7 +150,9 @@ def _draw_seconds(pen: Pen, columns: Columns, steps: list[Record], top: float) -
         x, height = columns.start(column), min(record["seconds"] / ceiling, 1) * _BARS
         # Both where only some of a step's calls replayed, e.g. for one condition of two.
         ran = record["computed_calls"] / record["calls"] if record["calls"] else float(record["computed"])
-        if ran < 1:
+        if ran < 1 and record["partial"]:
+            pen.box(x, top + _BARS - max(height, 2), columns.width, max(height, 2), PARTIAL, COMPUTED)
+        elif ran < 1:
             pen.hatched(x, top + _BARS - max(height, 2), columns.width, max(height, 2))
         if ran > 0:
             pen.box(x, top + _BARS - height * ran, columns.width, height * ran, COMPUTED)
@@ -162,7 +169,7 @@ def _draw_seconds(pen: Pen, columns: Columns, steps: list[Record], top: float) -
 def _draw_strip(pen: Pen, columns: Columns, steps: list[Record], top: float) -> None:
     """Computed or skipped, for bars too low to tell; under it step numbers and rates."""
     pen.text(MARGIN, top + 7, "step", 12, INK, "lm")
-    _draw_cells(pen, columns, "".join("c" if record["computed"] else "s" for record in steps), top)
+    _draw_cells(pen, columns, "".join(_letter(record) for record in steps), top)
     for column in columns.ticks():
         number = steps[column]["step"] if column < len(steps) else column
         pen.text(columns.middle(column), top + 25, str(number + 1), 11.5, MUTED, "mm")
@@ -174,11 +181,17 @@ def _draw_strip(pen: Pen, columns: Columns, steps: list[Record], top: float) -> 
             free_from = columns.middle(column) + 17
 
 
+def _letter(record: Record) -> str:
+    return "c" if record["computed"] else "p" if record["partial"] else "s"
+
+
 def _draw_cells(pen: Pen, columns: Columns, letters: str, top: float) -> None:
     for column, letter in enumerate(letters.ljust(columns.count, "-")):
         x = columns.start(column)
         if letter == "s":
             pen.hatched(x, top, columns.width, 13)
+        elif letter == "p":
+            pen.box(x, top, columns.width, 13, PARTIAL, COMPUTED)
         else:
             pen.box(x, top, columns.width, 13, COMPUTED if letter == "c" else FAINT)
 

@@ -21,9 +21,14 @@ SENTENCES = {
     "took": "Sampling took {seconds}.",
     "first": "The first step took {first}, with one-off work such as loading; the speedup leaves it out.",
     "each": "A computed step usually took {computed}, a skipped one {skipped} on average.",
+    "each_partial": "A computed step usually took {computed}, a partial one {partial} on average.",
     "phase_early": "The early third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
     "phase_middle": "The middle third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
     "phase_late": "The late third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
+    "partial": (
+        "Token Refresh made partial steps of all {count} steps that would have been skipped: each computed a part of "
+        "the tokens."
+    ),
     "repaid": "Computed steps gave back half of the error of the skips before them (error repayment).",
     "not_repaid": "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep.",
     "outputs": (
@@ -66,19 +71,21 @@ def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, 
         connected: whether an AdaCache node's statistics were connected at all.
 
     Returns:
-        Totals (``total_steps``, ``computed_steps``, ``skipped_steps``, ``cache_bytes``, ``seconds``, ``speedup``),
-        what was in force (``preset``, ``replay``, ``storage``, ``cache_device``), ``runs`` (see
-        ``RunStatistics.to_dict``), ``explanation`` (keys of ``SENTENCES`` with their values) and ``summary`` (the
+        Totals (``total_steps``, ``computed_steps``, ``partial_steps``, ``skipped_steps``, ``cache_bytes``,
+        ``seconds``, ``speedup``), what was in force (``preset``, ``replay``, ``storage``, ``cache_device``), ``runs``
+        (see ``RunStatistics.to_dict``), ``explanation`` (keys of ``SENTENCES`` with their values) and ``summary`` (the
         explanation in English, a line each).
     """
     total, computed = sum(len(run.steps) for run in runs), sum(run.computed_steps for run in runs)
+    partial = sum(run.partial_steps for run in runs)
     timed = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
     uncached, spent = sum(speedup * seconds for speedup, seconds in timed), sum(seconds for _, seconds in timed)
     explanation = _explain(runs, connected)
     return {
         "total_steps": total,
         "computed_steps": computed,
-        "skipped_steps": total - computed,
+        "partial_steps": partial,
+        "skipped_steps": total - computed - partial,
         "cache_bytes": max((run.cache_bytes for run in runs), default=0),
         "seconds": sum(run.seconds for run in runs),
         "speedup": uncached / spent if spent > 0 else None,
@@ -138,14 +145,15 @@ def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]
 
 
 def _times(run: RunStatistics) -> list[dict[str, Any]]:
-    skipped = [record.seconds for record in run.steps if not record.computed]
-    if not skipped or run.speedup is None:
+    rest = [record.seconds for record in run.steps if not record.computed]
+    if not rest or run.speedup is None:
         return [{"key": "took", "seconds": human_seconds(run.seconds)}] if run.steps else []
     usual, first = run.usual_seconds, run.steps[0].seconds
     uncached = run.speedup * (run.seconds - first) + first
+    key, name = ("each_partial", "partial") if run.partial_steps else ("each", "skipped")
     entries = [
         {"key": "faster", "seconds": human_seconds(run.seconds), "uncached": human_seconds(uncached)},
-        {"key": "each", "computed": human_seconds(usual), "skipped": human_seconds(sum(skipped) / len(skipped))},
+        {"key": key, "computed": human_seconds(usual), name: human_seconds(sum(rest) / len(rest))},
     ]
     if first > 1.5 * usual:
         entries.append({"key": "first", "first": human_seconds(first)})
@@ -155,8 +163,10 @@ def _times(run: RunStatistics) -> list[dict[str, Any]]:
 def _why(run: RunStatistics) -> list[dict[str, Any]]:
     """Where most was skipped, or why nothing was; and what did not go as planned."""
     entries = []
-    skipped = [record.step for record in run.steps if not record.computed]
-    if skipped:
+    skipped = [record.step for record in run.steps if not (record.computed or record.partial)]
+    if run.partial_steps:
+        entries.append({"key": "partial", "count": run.partial_steps})
+    elif skipped:
         entries.append(_phase(skipped, run.total_steps))
         entries += _how(run)
     elif run.finished and run.steps:

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 Calibrated = io.Custom("ADACACHE_CALIBRATION")
 Motion = io.Custom("ADACACHE_MOREG")
+Refresh = io.Custom("ADACACHE_TOKEN_REFRESH")
 Statistics = io.Custom("ADACACHE_STATISTICS")
 
 

@@ -128,7 +128,8 @@ function drawSeconds(root, steps, columns, top, height, hatch, words) {
     // Both where only some of a step's calls replayed, e.g. for one condition of two.
     const ran = record.calls ? record.computed_calls / record.calls : Number(record.computed)
     const seen = Math.max(high, 2)
-    if (ran < 1) root.append(bar(x, top + height - seen, columns.thick, seen, 'skipped', { fill: `url(#${hatch})` }))
+    const [kind, look] = record.partial ? ['partial', {}] : ['skipped', { fill: `url(#${hatch})` }]
+    if (ran < 1) root.append(bar(x, top + height - seen, columns.thick, seen, kind, look))
     if (ran > 0) root.append(bar(x, top + height - high * ran, columns.thick, high * ran, 'computed'))
     if (record.seconds > ceiling) {
       const middle = columns.middle(column)
@@ -142,7 +143,7 @@ function drawSeconds(root, steps, columns, top, height, hatch, words) {
 }
 
 function drawStrip(root, steps, columns, top, hatch, words) {
-  drawCells(root, steps.map((record) => (record.computed ? 'c' : 's')), columns, top, 'cell', hatch)
+  drawCells(root, steps.map((record) => (record.computed ? 'c' : record.partial ? 'p' : 's')), columns, top, 'cell', hatch)
   root.append(text(LEFT - 5, top + 21, words.step, 'tick', 'end'), text(LEFT - 5, top + 34, words.rate, 'tick', 'end'))
   for (const column of ticks(columns)) {
     const number = (steps[column]?.step ?? column) + 1
@@ -158,7 +159,7 @@ function drawStrip(root, steps, columns, top, hatch, words) {
 }
 
 function drawCells(root, letters, columns, top, kind, hatch) {
-  const kinds = { c: 'computed', s: 'skipped' }
+  const kinds = { c: 'computed', p: 'partial', s: 'skipped' }
   for (let column = 0; column < columns.count; column++) {
     const letter = letters[column]
     const fill = letter === 's' ? { fill: `url(#${hatch})` } : {}

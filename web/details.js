@@ -13,7 +13,8 @@ export function html(tag, attributes = {}, ...children) {
 }
 
 const number = (value) => (value == null ? '' : Number(value.toPrecision(4)).toString())
-const state = (record, strings) => (record.computed ? strings.computed : strings.skipped)
+const state = (record, strings) =>
+  record.computed ? strings.computed : record.partial ? strings.partial : strings.skipped
 const reason = (record, strings) => strings.reasons[record.reason] ?? record.reason
 
 /** Content of the tooltip of a step. */
@@ -30,6 +31,7 @@ export function tipLines(record, run, strings) {
     [strings.tipGradient, number(record.motion_gradient)],
     [strings.tipCalls, fill(strings.of, { computed: record.computed_calls, total: record.calls })],
     [strings.tipComputed, conditions('c')],
+    [strings.tipPartial, conditions('p')],
     [strings.tipSkipped, conditions('s')]
   ]
   const title = fill(strings.stepTitle, { step: record.step + 1, total: run.total_steps })
@@ -55,12 +57,13 @@ export function sigmaSpan({ steps }, strings) {
 /** The chart in a sentence. */
 export function alternative(report, strings) {
   const lists = report.runs.map(({ steps }, at) => {
-    const skipped = steps.filter((record) => !record.computed).map((record) => record.step + 1).join(', ')
+    const skipped = steps.filter((record) => !record.computed && !record.partial).map((record) => record.step + 1).join(', ')
     const list = skipped && fill(strings.alternativeList, { steps: skipped })
     return list && report.runs.length > 1 ? fill(strings.alternativeRun, { run: at + 1, list }) : list
   })
   const sentence = fill(strings.alternative, {
     computed: report.computed_steps, total: report.total_steps, skipped: report.skipped_steps,
+    partial: report.partial_steps ? fill(strings.alternativePartial, { count: report.partial_steps }) : '',
     list: lists.filter(Boolean).join(' ')
   })
   return `${sentence} ${strings.keys}`

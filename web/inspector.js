@@ -80,6 +80,7 @@ export class InspectorView {
   #fillLegend(strings) {
     const runs = this.report?.runs ?? []
     const entries = [['computed', strings.computed], ['skipped', strings.skipped]]
+    if (runs.some((run) => run.partial_steps)) entries.push(['partial', strings.partial])
     if (runs.some((run) => conditionLanes(run).some(({ letters }) => letters.includes('-'))))
       entries.push(['pending', strings.notCalled])
     if (runs.some(hasDistance)) entries.push(['distance', strings.distanceKey])

@@ -13,6 +13,7 @@ export function reportOf(runs) {
   return {
     total_steps: sum((run) => run.steps.length),
     computed_steps: sum((run) => run.computed_steps),
+    partial_steps: sum((run) => run.partial_steps),
     skipped_steps: sum((run) => run.skipped_steps),
     cache_bytes: Math.max(0, ...runs.map((run) => run.cache_bytes)),
     seconds: sum((run) => run.seconds),

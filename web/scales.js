@@ -24,10 +24,10 @@ export function rateBounds(codebook) {
 export const hasDistance = (run) => run.steps.some((record) => record.distance != null)
 export const hasMotion = (run) => run.steps.some((record) => record.motion_score != null)
 
-/** Whether some conditions of a step computed and others skipped. */
-export const differs = ({ by_condition: letters }) => letters.includes('c') && letters.includes('s')
+/** Whether some conditions of a step computed and others did not. */
+export const differs = ({ by_condition: letters }) => letters.includes('c') && /[sp]/.test(letters)
 
-/** Numbers, from 1, of the conditions that a step computed ("c") or skipped ("s"). */
+/** Numbers, from 1, of the conditions that a step computed ("c"), skipped ("s") or computed in part ("p"). */
 export const conditionsOf = ({ by_condition: letters }, letter) =>
   [...letters].flatMap((each, at) => (each === letter ? [at + 1] : []))
 

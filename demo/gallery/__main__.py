@@ -46,7 +46,8 @@ def main() -> None:
     with ComfyServer() as server:
         schemas = server.object_info()
     demo = replace(RECIPES[0], name="demo_wan_t2v", title="Demo", task="runs without a GPU")
-    for recipe in (*RECIPES, demo):
+    refresh = replace(demo, name="demo_token_refresh", title="Token Refresh")
+    for recipe in (*RECIPES, demo, refresh):
         draw_card(recipe).save(WORKFLOWS / f"{recipe.name}.jpg", quality=85, optimize=True)
     for recipe in RECIPES:
         path = WORKFLOWS / f"{recipe.name}.json"
