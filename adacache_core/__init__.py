@@ -19,6 +19,7 @@ from .residual_cache import ResidualCache, Storage
 from .run import CacheRun
 from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, plan
 from .statistics import RunStatistics, StepRecord
+from .window import Window, WindowedCache, WindowStatistics, make_room
 
 __all__ = [
     "FORECAST",
@@ -45,8 +46,12 @@ __all__ = [
     "Storage",
     "Stream",
     "UnsupportedModelError",
+    "Window",
+    "WindowStatistics",
+    "WindowedCache",
     "flow_time",
     "layout_of",
+    "make_room",
     "make_schedule",
     "motion_score",
     "plan",
