@@ -135,7 +135,7 @@ def measure_times(model: Any, frames: int, prompt: Tensor, steps: int = 2) -> li
 
 def drift(model: Any, decode: Callable[[Tensor], Tensor], frames: int, count: int) -> list[dict[str, Any]]:
     """PSNR of every chunk of still scenes against the first chunk of the same video, a mean over scenes per row."""
-    from demo_nodes.scene_embedding import ATTRIBUTES, embed_scene
+    from scene_embedding import ATTRIBUTES, embed_scene  # on the path since demo.scenes was imported
 
     rows = []
     for way in ("unbounded", "bounded"):
@@ -196,8 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     options = parser.parse_args()
     start_comfyui()
-    sys.path.insert(0, str(REPOSITORY / "demo"))
-    from demo_nodes.scene_embedding import embed_empty
+    from scene_embedding import embed_empty  # on the path since demo.scenes was imported
 
     with torch.no_grad():
         model = load(options.weights)
