@@ -188,6 +188,13 @@ def plot(times: list[dict[str, Any]], drifts: list[dict[str, Any]], path: Path) 
     pyplot.close(figure)
 
 
+def write(times: list[dict[str, Any]], drifts: list[dict[str, Any]], folder: Path) -> None:
+    """``causal.json`` and ``causal.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "causal.json").write_text(json.dumps({"times": times, "drift": drifts}, indent=1) + "\n")
+    plot(times, drifts, folder / "causal.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
@@ -201,10 +208,9 @@ def main() -> None:
     with torch.no_grad():
         model = load(options.weights)
         times = measure_times(model, options.frames, embed_empty())
+        write(times, [], options.out)
         drifts = drift(model, decoder(), options.frames, options.scenes) if options.scenes else []
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "causal.json").write_text(json.dumps({"times": times, "drift": drifts}, indent=1) + "\n")
-    plot(times, drifts, options.out / "causal.png")
+        write(times, drifts, options.out)
     for way in WAYS:
         last = [row for row in times if row["way"] == way][-1]
         print(f"{way}: {1000 * last['seconds']:.0f} ms per call, {last['bytes'] / 2**20:.1f} MiB at the last block")

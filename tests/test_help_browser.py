@@ -7,10 +7,10 @@ from browser import open_front_end
 
 from demo.comfyui import REPOSITORY
 
-NODES = ("AdaCache", "AdaCacheMoReg", "AdaCacheInspector")
+NODES = ("AdaCache", "AdaCacheMoReg", "AdaCacheARCache", "AdaCacheInspector")
 TITLES = {
-    "en": ("AdaCache", "MoReg Settings", "AdaCache Inspector"),
-    "zh": ("AdaCache", "MoReg 设置", "AdaCache 检查器"),
+    "en": ("AdaCache", "MoReg Settings", "AR Cache", "AdaCache Inspector"),
+    "zh": ("AdaCache", "MoReg 设置", "AR 缓存", "AdaCache 检查器"),
 }
 pytestmark = pytest.mark.server
 

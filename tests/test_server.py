@@ -226,7 +226,7 @@ def test_bad_input_is_refused_before_sampling(server, adacache, moreg, message):
 
 def test_the_nodes_document_themselves(server):
     info = server.object_info()
-    for name in ("AdaCache", "AdaCacheMoReg", "AdaCacheInspector"):
+    for name in ("AdaCache", "AdaCacheMoReg", "AdaCacheARCache", "AdaCacheInspector"):
         node = info[name]
         assert node["description"]
         assert node["search_aliases"]
