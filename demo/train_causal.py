@@ -76,7 +76,7 @@ def velocity(dit: nn.Module, clean: Tensor, noisy: Tensor, sigma: Tensor, contex
         return torch.cat(out[0::2] + out[1::2], dim=1)
 
     # Only self-attention goes through this name; clean and noisy frames of a time have the same place.
-    comfy.ldm.wan.ar_model.optimized_attention = attention
+    ordinary, comfy.ldm.wan.ar_model.optimized_attention = comfy.ldm.wan.ar_model.optimized_attention, attention
     dit.rope_encode = lambda *_, **__: torch.cat([rotations, rotations], dim=1)
     try:
         nothing = [None] * len(dit.blocks)
@@ -84,6 +84,7 @@ def velocity(dit: nn.Module, clean: Tensor, noisy: Tensor, sigma: Tensor, contex
         both = dit.forward_block(torch.cat([clean, noisy], dim=2), time, context, 0, nothing, nothing)
     finally:
         del dit.rope_encode
+        comfy.ldm.wan.ar_model.optimized_attention = ordinary
     return both[:, :, FRAMES:]
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from demo.comfyui import REPOSITORY, ComfyServer
 from demo.workflow import to_prompt
 
-pytestmark = pytest.mark.server
 WINDOW, VIDEO, BLOCK = 6, 60, 2
 # Layers, keys and values, tokens of a latent frame, channels, bytes of a float.
 FRAME_BYTES = 10 * 2 * (8 * 8) * 128 * 4
@@ -59,3 +59,31 @@ def test_the_video_shows_what_was_asked_for_all_along(run):
         assert yellow[chunk].sum() > 0.6 * bright[chunk].sum()
     columns = np.array([picture.any(0).nonzero()[0].mean() for picture in bright[4 * WINDOW :] if picture.any()])
     assert np.ptp(columns) > 20, "it does not move"
+
+
+@pytest.mark.parametrize("prefix", [1, 2, 3])
+def test_training_shows_a_block_what_the_sampler_shows_it(comfy_imports, demo_weights, monkeypatch, prefix):
+    """One pass over a clip, clean and noisy, against ComfyUI's cache, block after block, behind a window."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "demo"))
+    from train_causal import BLOCK, FRAMES, build_causal_dit, velocity
+
+    generator = torch.Generator().manual_seed(0)
+    clean, noisy = torch.randn(2, 1, 16, FRAMES, 4, 4, generator=generator).unbind()
+    context, sigma = torch.randn(1, 6, 4096, generator=generator), torch.rand(1, FRAMES, generator=generator)
+    dit, tokens = build_causal_dit(demo_weights / "adacache_demo_causal_dit.safetensors"), 2 * 2
+    caches = dit.init_kv_caches(1, FRAMES * tokens, torch.device("cpu"), torch.float32)
+    texts = dit.init_crossattn_caches(1, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        trained = velocity(dit, clean, noisy, sigma, context, prefix)
+        for start in range(0, FRAMES, BLOCK):
+            frames = slice(start, start + BLOCK)
+            for layer in caches:  # as many blocks as the prefix says stay
+                excess = max(0, layer["end"] - prefix * BLOCK * tokens)
+                for name in ("k", "v"):
+                    layer[name] = layer[name].roll(-excess, dims=1)
+                layer["end"] -= excess
+            sampled = dit.forward_block(noisy[:, :, frames], 1000 * sigma[:, frames], context, start, caches, texts)
+            torch.testing.assert_close(trained[:, :, frames], sampled, rtol=1e-4, atol=1e-4)
+            for layer in caches:
+                layer["end"] -= BLOCK * tokens
+            dit.forward_block(clean[:, :, frames], torch.zeros(1, BLOCK), context, start, caches, texts)
