@@ -63,5 +63,5 @@ class AdaCacheInspector(io.ComfyNode):
         statistics_of = [run.statistics for run in runs]
         steps = [numbers for numbers in statistics_of if isinstance(numbers, RunStatistics)]
         windows = [numbers for numbers in statistics_of if isinstance(numbers, WindowStatistics)]
-        report = make_report(steps, windows, connected=bool(logs))
+        report = make_report(steps, bool(logs), windows)
         return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui={"adacache": [report]})

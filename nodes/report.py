@@ -53,14 +53,14 @@ _PARTS = ("early", "middle", "late")
 
 
 def make_report(
-    runs: list[RunStatistics], windows: Sequence[WindowStatistics] = (), connected: bool = True
+    runs: list[RunStatistics], connected: bool = True, windows: Sequence[WindowStatistics] = ()
 ) -> dict[str, Any]:
     """JSON-safe report over the sampling runs of one prompt.
 
     Args:
         runs: statistics in the order the runs started; empty if nothing was cached.
-        windows: key/value caches of the prompt's runs with an AR Cache node.
         connected: whether any node's statistics were connected at all.
+        windows: key/value caches of the prompt's runs with an AR Cache node.
 
     Returns:
         Totals (``total_steps``, ``computed_steps``, ``skipped_steps``, ``cache_bytes``, ``seconds``, ``speedup``),
