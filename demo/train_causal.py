@@ -1,7 +1,7 @@
 """Trains the causal demo model: ComfyUI's own autoregressive Wan, by the objective of Ca2-VDM, on the demo's videos.
 
     python demo/train.py vae && python demo/train.py latents    # what it learns from, unless they are there already
-    python demo/train_causal.py --steps 900                     # goes on from its checkpoint in output/causal
+    python demo/train_causal.py                                 # goes on from its checkpoint in output/causal
 
 It starts from the demo's diffusion model, which has the same weights by name and shape, and learns to generate two
 latent frames from the finished ones before them: those are clean and have time 0, the new ones are noisy, and only
@@ -11,6 +11,10 @@ ComfyUI's sampler with a window of that many frames. A little noise on the prefi
 have, makes up for the model's own mistakes in a long video.
 
 Everything random comes from the seed and the number of the step: a resumed run gives the weights of an undisturbed one.
+
+The weights in weights/ are of 21 November 2026, seed 0: the averaged model after only 22 of the 400 steps, for want of
+CPU time. The loss on clips of the training set went from 0.47, of the demo's diffusion model used causally, to less
+than 0.29 in the first ten steps.
 """
 
 from __future__ import annotations
@@ -145,8 +149,8 @@ def train_causal(options: argparse.Namespace) -> None:
 def main() -> None:
     weights = train.HERE / "weights"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=900, help="all steps, those of earlier runs included")
-    parser.add_argument("--batch", type=int, default=4, help="clips per step")
+    parser.add_argument("--steps", type=int, default=400, help="all steps, those of earlier runs included")
+    parser.add_argument("--batch", type=int, default=2, help="clips per step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=weights / "adacache_demo_dit.safetensors", help="to start from")
     parser.add_argument("--latents", type=Path, default=Path("/tmp/adacache-demo/latents.pt"), help="by train.py")
