@@ -22,6 +22,7 @@ from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, pl
 from .statistics import RunStatistics, StepRecord
 from .sublayers import bytes_per_token, require_sublayers
 from .tokens import OPEN_SORA, RANDOM, TokenRefresh
+from .window import Window, WindowedCache, WindowStatistics, make_room
 
 __all__ = [
     "CALIBRATE",
@@ -54,9 +55,13 @@ __all__ = [
     "Sublayers",
     "TokenRefresh",
     "UnsupportedModelError",
+    "Window",
+    "WindowStatistics",
+    "WindowedCache",
     "bytes_per_token",
     "flow_time",
     "layout_of",
+    "make_room",
     "make_schedule",
     "motion_score",
     "plan",

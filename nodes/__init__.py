@@ -1,9 +1,10 @@
 """ComfyUI nodes: schema, clone and bind; no maths."""
 
 from .adacache import AdaCache
+from .ar_cache import ARCache
 from .calibrate import AdaCacheCalibrate
 from .inspector import AdaCacheInspector
 from .moreg import MoRegSettings
 from .token_refresh import TokenRefreshSettings
 
-NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, AdaCacheInspector, AdaCacheCalibrate]
+NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, ARCache, AdaCacheInspector, AdaCacheCalibrate]

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..adacache_core import RunStatistics, WindowStatistics
 from ._binding import executing_prompt
 from .chart import draw_chart
 from .report import make_report
@@ -35,7 +36,10 @@ class AdaCacheInspector(io.ComfyNode):
                 Statistics.Input(
                     "statistics_2",
                     optional=True,
-                    tooltip="From a second AdaCache node: the other expert where two models share the steps (Wan 2.2).",
+                    tooltip=(
+                        "From an AR Cache node, or from a second AdaCache node where two models share the steps "
+                        "(Wan 2.2)."
+                    ),
                 ),
             ],
             outputs=[
@@ -56,5 +60,8 @@ class AdaCacheInspector(io.ComfyNode):
         prompt_id, _ = executing_prompt()
         # In the order of sampling, whichever expert is connected first.
         runs = sorted((run for log in logs for run in log.of_prompt(prompt_id)), key=lambda run: run.started)
-        report = make_report([run.statistics for run in runs], connected=bool(logs))
+        statistics_of = [run.statistics for run in runs]
+        steps = [numbers for numbers in statistics_of if isinstance(numbers, RunStatistics)]
+        windows = [numbers for numbers in statistics_of if isinstance(numbers, WindowStatistics)]
+        report = make_report(steps, bool(logs), windows)
         return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui={"adacache": [report]})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..adacache_core import CALIBRATE, RunStatistics
+from ..adacache_core import CALIBRATE, RunStatistics, WindowStatistics
 
 # web/strings.js has the same keys and placeholders in Chinese.
 SENTENCES = {
@@ -51,6 +51,11 @@ SENTENCES = {
     "not_finite": "{count} steps gave values that are not finite (NaN): they were not cached. Check model and LoRAs.",
     "new_condition": "{count} planned skips were computed because a condition was new at them.",
     "stopped": "The run stopped after {done} of {steps} steps: it was interrupted or failed.",
+    "key_value": (
+        "Key/value cache: {frames} of {video} latent frames at most, {bytes}, full from block {full} of {blocks} on. "
+        "Without a window it would take {unbounded}."
+    ),
+    "key_value_whole": "Key/value cache: all {video} latent frames fit into the window of {window}, {bytes}.",
 }
 # Those of the above that read otherwise where their count of steps is 1; Chinese has one form for all.
 _OF_ONE = {
@@ -63,24 +68,28 @@ _OF_ONE = {
 _PARTS = ("early", "middle", "late")
 
 
-def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, Any]:
+def make_report(
+    runs: list[RunStatistics], connected: bool = True, windows: Sequence[WindowStatistics] = ()
+) -> dict[str, Any]:
     """JSON-safe report over the sampling runs of one prompt.
 
     Args:
         runs: statistics in the order the runs started; empty if nothing was cached.
-        connected: whether an AdaCache node's statistics were connected at all.
+        connected: whether any node's statistics were connected at all.
+        windows: key/value caches of the prompt's runs with an AR Cache node.
 
     Returns:
         Totals (``total_steps``, ``computed_steps``, ``partial_steps``, ``skipped_steps``, ``cache_bytes``,
         ``seconds``, ``speedup``), what was in force (``preset``, ``replay``, ``storage``, ``cache_device``), ``runs``
-        (see ``RunStatistics.to_dict``), ``explanation`` (keys of ``SENTENCES`` with their values) and ``summary`` (the
-        explanation in English, a line each).
+        (see ``RunStatistics.to_dict``), ``key_value_caches`` (see ``WindowStatistics.to_dict``), ``explanation`` (keys
+        of ``SENTENCES`` with their values) and ``summary`` (the explanation in English, a line each).
     """
     total, computed = sum(len(run.steps) for run in runs), sum(run.computed_steps for run in runs)
     partial = sum(run.partial_steps for run in runs)
     timed = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
     uncached, spent = sum(speedup * seconds for speedup, seconds in timed), sum(seconds for _, seconds in timed)
-    explanation = _explain(runs, connected)
+    explanation = [] if windows and not runs else _explain(runs, connected)
+    explanation += [_key_value(window) for window in windows]
     return {
         "total_steps": total,
         "computed_steps": computed,
@@ -96,6 +105,7 @@ def make_report(runs: list[RunStatistics], connected: bool = True) -> dict[str, 
         "summary": "\n".join(_sentence(entry) for entry in explanation),
         "explanation": explanation,
         "runs": [run.to_dict() for run in runs],
+        "key_value_caches": [window.to_dict() for window in windows],
     }
 
 
@@ -223,3 +233,20 @@ def _why_nothing(run: RunStatistics) -> dict[str, Any]:
     if plain < threshold:
         return {"key": "motion", "plain": f"{plain:.3f}", "lowest": f"{lowest:.3f}"}
     return {"key": "distance", "threshold": f"{threshold:g}", "lowest": f"{lowest:.3f}"}
+
+
+def _key_value(cache: WindowStatistics) -> dict[str, Any]:
+    """How far an autoregressive model's cache of finished frames was bounded."""
+    window, video = cache.window.frames, cache.video_frames
+    if video <= window:
+        return {"key": "key_value_whole", "video": video, "window": window, "bytes": human_bytes(cache.cache_bytes)}
+    full = next((number for number, block in enumerate(cache.blocks, start=1) if block.frames == window), "-")
+    return {
+        "key": "key_value",
+        "frames": window,
+        "video": video,
+        "bytes": human_bytes(cache.cache_bytes),
+        "full": full,
+        "blocks": len(cache.blocks),
+        "unbounded": human_bytes(video * cache.frame_bytes),
+    }

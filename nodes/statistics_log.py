@@ -6,7 +6,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..adacache_core import RunStatistics
+from ..adacache_core import RunStatistics, WindowStatistics
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class LoggedRun:
 
     prompt_id: str | None
     node_id: str | None
-    statistics: RunStatistics
+    statistics: RunStatistics | WindowStatistics
     started: float = field(default_factory=time.monotonic)
 
 
 class StatisticsLog:
-    """The last sampling runs of one AdaCache node, newest last. Shared by reference along the graph."""
+    """The last sampling runs of one AdaCache or AR Cache node, newest last. Shared by reference along the graph."""
 
     def __init__(self) -> None:
         self._runs: deque[LoggedRun] = deque(maxlen=16)

@@ -77,7 +77,11 @@ def without_gradients() -> Iterator[None]:
 def demo_weights() -> Path:
     """The folder of the demo model's weights."""
     weights = REPOSITORY / "demo" / "weights"
-    missing = [n for n in ("adacache_demo_dit", "adacache_demo_vae") if not (weights / f"{n}.safetensors").is_file()]
+    missing = [
+        n
+        for n in ("adacache_demo_dit", "adacache_demo_causal_dit", "adacache_demo_vae")
+        if not (weights / f"{n}.safetensors").is_file()
+    ]
     if missing:
         pytest.fail(f"{weights} lacks {', '.join(missing)}. Restore it with git, or run: python demo/train.py all")
     return weights

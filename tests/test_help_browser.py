@@ -7,10 +7,17 @@ from browser import open_front_end
 
 from demo.comfyui import REPOSITORY
 
-NODES = ("AdaCache", "AdaCacheMoReg", "AdaCacheTokenRefresh", "AdaCacheInspector", "AdaCacheCalibrate")
+NODES = (
+    "AdaCache",
+    "AdaCacheMoReg",
+    "AdaCacheTokenRefresh",
+    "AdaCacheARCache",
+    "AdaCacheInspector",
+    "AdaCacheCalibrate",
+)
 TITLES = {
-    "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AdaCache Inspector", "AdaCache Calibrate"),
-    "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AdaCache 检查器", "AdaCache 校准"),
+    "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AR Cache", "AdaCache Inspector", "AdaCache Calibrate"),
+    "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AR 缓存", "AdaCache 检查器", "AdaCache 校准"),
 }
 pytestmark = pytest.mark.server
 

@@ -226,7 +226,14 @@ def test_bad_input_is_refused_before_sampling(server, adacache, moreg, message):
 
 def test_the_nodes_document_themselves(server):
     info = server.object_info()
-    for name in ("AdaCache", "AdaCacheMoReg", "AdaCacheTokenRefresh", "AdaCacheInspector", "AdaCacheCalibrate"):
+    for name in (
+        "AdaCache",
+        "AdaCacheMoReg",
+        "AdaCacheTokenRefresh",
+        "AdaCacheARCache",
+        "AdaCacheInspector",
+        "AdaCacheCalibrate",
+    ):
         node = info[name]
         assert node["description"]
         assert node["search_aliases"]
