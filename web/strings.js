@@ -155,8 +155,7 @@ const zh = {
     not_finite: '有 {count} 步的数值不是有限数（NaN），未被缓存。请检查模型和 LoRA。',
     new_condition: '有 {count} 个计划跳过的步被计算，因为该步出现了新的条件。',
     stopped: '采样在 {steps} 步中的第 {done} 步后停止：被中断或出错。',
-    key_value:
-      '键值缓存：最多保存 {video} 个潜在帧中的 {frames} 个，占用 {bytes}，从第 {full} / {blocks} 块起已满。不设窗口则需 {unbounded}。',
+    key_value: '键值缓存：最多保存 {video} 个潜在帧中的 {frames} 个，占用 {bytes}，从第 {full} / {blocks} 块起已满。不设窗口则需 {unbounded}。',
     key_value_whole: '键值缓存：全部 {video} 个潜在帧都在 {window} 帧的窗口之内，占用 {bytes}。'
   }
 }
