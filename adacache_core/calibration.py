@@ -17,8 +17,10 @@ from .schedule import MINIMUM_STEPS, flow_time
 
 CALIBRATE = "calibrate"  # the preset that measures
 _FORMAT = "adacache_calibration"
-# The first two steps of a run have nothing to forecast from.
+# The first two that a run measures have nothing to forecast from.
 _LEAST_PLACES = MINIMUM_STEPS - 2
+# In how many parts a run is measured: from one step to the next, a residual that trembles a little would look bent.
+_PARTS = 10
 _AGAIN = f'Sample once with the AdaCache preset "{CALIBRATE}" and connect the report of its AdaCache Inspector.'
 
 
@@ -51,7 +53,8 @@ class Calibration:
         The error weight is the demo model's: its curvature, times how much its later steps amplify an error, which a
         single run cannot tell. So the curvature is replaced and the amplification kept.
         """
-        return torch.exp(_log_curvature(self, times) - _log_curvature(DEMO, times))
+        known = times.clamp(self.curve[0][0], self.curve[-1][0])  # beyond its ends the two are taken to go alike
+        return torch.exp(_log_curvature(self, known) - _log_curvature(DEMO, known))
 
     def to_json(self) -> str:
         """One line of text that ``parse`` reads."""
@@ -82,9 +85,9 @@ class Calibration:
     def from_report(cls, report: Mapping[str, Any]) -> Calibration:
         """From the report of runs of one model, or of the experts that share its steps.
 
-        From the two steps before, a linear forecast is wrong by ``curvature |t - t_1| |t - t_2|`` times the residual:
-        a second divided difference, which belongs to the mean of the three flow times. Where several runs measured
-        there, their geometric mean counts.
+        From two steps before (see ``stride``) a linear forecast is wrong by ``curvature |t - t_1| |t - t_2|`` times the
+        residual: a second divided difference, which belongs to the mean of the three flow times. Where several runs
+        measured there, their geometric mean counts.
 
         Raises:
             ConfigurationError: not a report, or not of complete runs with the preset ``calibrate``.
@@ -105,6 +108,11 @@ class Calibration:
         return cls(families[0], f"{families[0]}, all of {steps} steps computed", curve)
 
 
+def stride(total_steps: int) -> int:
+    """Of how many steps a calibrating run measures one: about as many as a plan skips in a row, whatever the number."""
+    return max(1, round(total_steps / _PARTS))
+
+
 class _Run:
     """One run of a report, checked for what a calibration needs of it."""
 
@@ -123,6 +131,7 @@ class _Run:
     def places(self) -> Iterator[tuple[float, float]]:
         """Flow time and curvature of every step that was forecast."""
         times = [flow_time(float(record["sigma"]), self._sigma_max) for record in self._records]
+        gap = stride(self.steps)
         for index, record in enumerate(self._records):
             error = record["forecast_error"]
             if record["calls"] > len(record["by_condition"].replace("-", "")):
@@ -133,7 +142,7 @@ class _Run:
             if record["reason"] == "residual is not finite" or error == 0:
                 raise _error(f"the model must give usual numbers, and step {index + 1} did not. Check model and LoRAs")
             if error is not None:
-                before, before_that = times[index - 1], times[index - 2]
+                before, before_that = times[index - gap], times[index - 2 * gap]
                 curvature = error / abs((times[index] - before) * (times[index] - before_that))
                 yield (times[index] + before + before_that) / 3, curvature
 
@@ -153,35 +162,32 @@ def _log_curvature(calibration: Calibration, times: Tensor) -> Tensor:
 # What the error weight of ``schedule.py`` was fitted to.
 DEMO = Calibration(
     "Wan 2.1 / 2.2",
-    "the demo model, four videos (still, slow, fast, changing), all of 30 steps computed, euler, shift 3, cfg 3",
+    "the demo model, three videos (slow, fast, changing), each of 30 steps forecast from those 3 and 6 before; euler, "
+    "shift 3, cfg 3",
     (
-        (0.1743, 11.5),
-        (0.2481, 4.88),
-        (0.3142, 3.64),
-        (0.3737, 2.76),
-        (0.4274, 4.09),
-        (0.4763, 3.65),
-        (0.521, 4.61),
-        (0.5618, 3.78),
-        (0.5994, 7.15),
-        (0.6341, 7.42),
-        (0.6662, 5.81),
-        (0.696, 10),
-        (0.7238, 14.5),
-        (0.7497, 8.88),
-        (0.7739, 14.1),
-        (0.7966, 15.1),
-        (0.818, 20),
-        (0.838, 34.5),
-        (0.857, 33.6),
-        (0.8748, 31.2),
-        (0.8918, 29.6),
-        (0.9078, 55.2),
-        (0.923, 71.3),
-        (0.9374, 98.1),
-        (0.9511, 175),
-        (0.9642, 254),
-        (0.9767, 442),
-        (0.9886, 526),
+        (0.2969, 4.25),
+        (0.3583, 2.58),
+        (0.4137, 1.99),
+        (0.4653, 1.69),
+        (0.5109, 1.64),
+        (0.5526, 1.69),
+        (0.592, 1.59),
+        (0.6272, 2.11),
+        (0.6597, 2.04),
+        (0.6908, 2.39),
+        (0.7188, 2.96),
+        (0.7449, 3.6),
+        (0.7701, 4.06),
+        (0.7929, 4.93),
+        (0.8144, 6.1),
+        (0.8352, 8.23),
+        (0.8542, 11.2),
+        (0.8721, 15.2),
+        (0.8895, 20.5),
+        (0.9056, 29.9),
+        (0.9208, 42.6),
+        (0.9357, 60.5),
+        (0.9494, 88.9),
+        (0.9625, 133),
     ),
 )

@@ -53,7 +53,8 @@ class CacheRun:
             along the model's output (Euler) or nearly so.
         group: ranks that hold a part of the tokens each and must decide alike; None is one process.
         on_step: called after every finished step, e.g. to show progress.
-        calibrates: every computed step measures how well the two before forecast it; needs ``FORECAST``.
+        calibrates: of the steps, all computed, every this many-th measures how well the two such before it forecast it;
+            needs ``FORECAST``. 0 is none.
         refresh: makes partial steps of the steps that would be skipped, see ``tokens.py``; nothing is repaid then.
         token_bytes: what that will keep; a run that has not so much memory ends before its first step.
     """
@@ -69,7 +70,7 @@ class CacheRun:
         repays: bool = False,
         group: ProcessGroup | None = None,
         on_step: Callable[[RunStatistics], None] | None = None,
-        calibrates: bool = False,
+        calibrates: int = 0,
         refresh: TokenRefresh | None = None,
         token_bytes: int = 0,
     ) -> None:
@@ -88,7 +89,7 @@ class CacheRun:
         self._on_step = on_step
         self._cache = ResidualCache(replay.order, self._storage.device)
         self._tokens = self._empty_tokens()
-        self._measured = Measurement(self.schedule.motion, self._group, self._calibrates)
+        self._measured = Measurement(self.schedule.motion, self._group, bool(calibrates))
         self._conditions: dict[Hashable, int] = {}  # numbered as they come up
         self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
         self._emptied: StepRecord | None = None  # the last step at which the cache was
@@ -284,7 +285,7 @@ class CacheRun:
 
     def _observe(self, record: StepRecord) -> None:
         distance, motion_score, record.forecast_error, finite = self._measured.result()
-        self._measured = Measurement(self.schedule.motion, self._group, self._calibrates)
+        self._measured = Measurement(self.schedule.motion, self._group, bool(self._calibrates))
         if not finite:
             # A residual that is not a number must never be replayed; computing on shows the error in the video
             # just as it would without a cache.
@@ -294,6 +295,9 @@ class CacheRun:
             setattr(record, name, value)
 
     def _store(self, key: Hashable, computed: ComputedResidual, video: Video) -> None:
+        self._measured.check(computed.residual)
+        if self._calibrates and self._step is not None and self._step.step % self._calibrates:
+            return
         history, current, again = self._cache.history(key), computed.residual[0], key in self._measured
         forecast = None
         if self._calibrates and len(history) == 2:
@@ -301,10 +305,9 @@ class CacheRun:
         self._cache.store(key, computed, again)
         held = self._cache.nbytes + (0 if self._tokens is None else self._tokens.nbytes)
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
-        self._measured.check(computed.residual)
         if not again:
             # The first call of a step is the one to measure: later calls of the same step follow it too closely.
-            previous = history[0].residual[0].to(current.device) if history else None
+            previous = history[0].residual[0].to(current.device) if history and self._calibrates < 2 else None
             self._measured.add(key, previous, current, video, forecast)
 
     def _forget(self) -> None:

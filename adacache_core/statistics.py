@@ -27,8 +27,8 @@ class StepRecord:
         distance: residual distance per step (AdaCache, Eq. 3).
         motion_score, motion_gradient, regularized_distance: see ``Observation``; None without MoReg.
         seconds: time from the step's first model call to the next step's.
-        forecast_error: how far the line through the two residuals before misses this one,
-            ``|forecast - residual|_1 / |residual|_1``; None but when calibrating.
+        forecast_error: how far the line through two residuals before misses this one,
+            ``|forecast - residual|_1 / |residual|_1``; None but at some steps when calibrating.
         partial: whether the calls that did not compute in full ran the blocks for a part of the tokens, rather than
             skip. A partial step counts as neither computed nor skipped.
     """

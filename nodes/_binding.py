@@ -33,6 +33,7 @@ from ..adacache_core import (
     replay_for,
     require_sublayers,
 )
+from ..adacache_core.calibration import stride
 from ..adacache_core.presets import codebook_for, planned_speedup
 from .progress import reporter
 from .statistics_log import LoggedRun, StatisticsLog
@@ -228,7 +229,7 @@ class _Binding:
             self._storage(model, noise_shape),
             repays=planned is not None and sigma_max <= 1 and sampler_name in _REPAYING_SAMPLERS,
             on_step=reporter(self.node_id),
-            calibrates=settings.preset == CALIBRATE,
+            calibrates=stride(len(times)) if settings.preset == CALIBRATE else 0,
             refresh=settings.token_refresh,
             token_bytes=token_bytes,
         )

@@ -20,7 +20,7 @@ from adacache_core import (
     plan,
     replay_for,
 )
-from adacache_core.calibration import DEMO
+from adacache_core.calibration import DEMO, stride
 
 from .doubling import LAYOUT, DoublingModel, ones
 from .test_schedule import brute_force, drive, shifted
@@ -30,13 +30,20 @@ TIMES = [1 - step / STEPS for step in range(STEPS)]
 SETTINGS = {"preset": CALIBRATE, "family": "doubling", "sigma_max": 1.0}
 
 
-def quadratic(constant: float | None = None, calls: int = 1, calibrates: bool = True, dtype=torch.float32):
+def quadratic(
+    constant: float | None = None, calls: int = 1, calibrates: bool = True, dtype=torch.float32, steps: int = STEPS
+):
     """Of a run with residual 7 t squared at flow time t; that of a second condition is 7 times a constant."""
-    model, statistics = DoublingModel(), RunStatistics(SETTINGS, STEPS)
+    model, statistics = DoublingModel(), RunStatistics(SETTINGS, steps)
+    times = [1 - step / steps for step in range(steps)]
     run = CacheRun(
-        lambda: make_schedule(CALIBRATE, TIMES, FORECAST), FORECAST, [*TIMES, 0.0], statistics, calibrates=calibrates
+        lambda: make_schedule(CALIBRATE, times, FORECAST),
+        FORECAST,
+        [*times, 0.0],
+        statistics,
+        calibrates=stride(steps) if calibrates else 0,
     )
-    for time in TIMES:
+    for time in times:
         values = [time**2] if constant is None else [time**2, constant]
         for _ in range(calls):
             with run.call(model, LAYOUT, time, ("a", "b")[: len(values)]):
@@ -87,6 +94,22 @@ def exact_in_bfloat16(step: int) -> float:
 
 def test_nothing_is_measured_otherwise():
     assert {record.forecast_error for record in quadratic(calibrates=False).steps} == {None}
+
+
+@pytest.mark.parametrize(("steps", "every"), [(8, 1), (14, 1), (15, 2), (30, 3), (100, 10)])
+def test_longer_runs_measure_over_several_steps(steps, every):
+    statistics = quadratic(steps=steps)
+    assert stride(steps) == every
+    times = [1 - step / steps for step in range(steps)]
+    assert [record.forecast_error for record in statistics.steps] == [
+        # 7 (t - t1)(t - t2) of 7 t squared, with t1 and t2 that many steps before.
+        None if step % every or step < 2 * every else pytest.approx(2 * (every / steps) ** 2 / time**2, rel=1e-3)
+        for step, time in enumerate(times)
+    ]
+    made = Calibration.from_report({"runs": [statistics.to_dict()]})
+    ends = times[2 * every :: every][::-1]
+    assert [time for time, _ in made.curve] == pytest.approx([end + every / steps for end in ends], abs=1e-6)
+    assert [curvature for _, curvature in made.curve] == pytest.approx([1 / end**2 for end in ends], rel=1e-3)
 
 
 def test_calibrating_computes_every_step_and_forecasts_whatever_else_is_chosen():

@@ -55,7 +55,7 @@ def decisions(rank: int, ranks: int, group: torch.distributed.ProcessGroup | Non
     schedule = CodebookSchedule(
         Codebook(((0.05, 3), (0.2, 2), (1.0, 1))), STEPS, MotionRegularization(scale=1, exponent=1)
     )
-    run = CacheRun(lambda: schedule, FORECAST, SIGMAS, RunStatistics({}, STEPS), group=group, calibrates=True)
+    run = CacheRun(lambda: schedule, FORECAST, SIGMAS, RunStatistics({}, STEPS), group=group, calibrates=1)
     for step, sigma in enumerate(SIGMAS[:-1]):
         with run.call(model, LAYOUT, sigma, ("positive",), latent):
             model(mine * (1 + changing * (step / STEPS) ** 2))
