@@ -14,8 +14,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import test_ar_cache
 import test_families
 import test_storage
+import test_token_refresh
 from tiny_models import FAMILIES, Family
 
 README = Path(__file__).parents[1] / "README.md"
@@ -76,6 +78,8 @@ SHOWN = {
     "bytes": families(test_storage.test_family_holds_what_it_reports_to_the_byte),
     "`output` storage": families(test_storage.test_family_with_output_storage),
 }
+# What plugs in beside; "yes" where a form of the class is among the tests of it.
+BESIDE = {"Token Refresh": set(test_token_refresh.SUPPORTED), "AR Cache": {test_ar_cache.AUTOREGRESSIVE}}
 
 
 def cell(shown: str, rows: list[Family]) -> str:
@@ -95,12 +99,14 @@ def table() -> str:
     for row in FAMILIES:
         classes.setdefault(row.name.split("-")[0], []).append(row)
     assert classes.keys() == KNOWN_AS.keys(), "KNOWN_AS and the rows of tiny_models.py name different classes"
-    lines = [["model", "class in ComfyUI", "works", *SHOWN], ["---"] * (3 + len(SHOWN))]
+    heading = ["model", "class in ComfyUI", "works", *SHOWN, *BESIDE]
+    lines = [heading, ["---"] * len(heading)]
     for name, rows in classes.items():
         cells = [cell(shown, rows) for shown in SHOWN]
-        lines.append([KNOWN_AS[name], f"`{name}`", "no" if "no" in cells else "yes", *cells])
+        beside = ["yes" if any(row.name in tested for row in rows) else "" for tested in BESIDE.values()]
+        lines.append([KNOWN_AS[name], f"`{name}`", "no" if "no" in cells else "yes", *cells, *beside])
     for model, (names, _, reason) in REFUSED.items():
-        lines.append([model, f"`{names}`", f"refused: {reason}", *[""] * len(SHOWN)])
+        lines.append([model, f"`{names}`", f"refused: {reason}", *[""] * (len(heading) - 3)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -11,6 +11,7 @@ import torch
 from tiny_models import family, load, noise, sample
 from torch import Tensor
 
+AUTOREGRESSIVE = "WAN21_CausalAR_T2V"
 STEPS = 4
 LAYERS, WIDTH, FRAME = 3, 128, 4 * 3  # of the tiny model: layers, channels, tokens of a latent frame of 8 x 6
 FRAME_BYTES = LAYERS * 2 * FRAME * WIDTH * 4
@@ -107,7 +108,7 @@ def test_a_window_has_room_beside_its_anchors(pack, window):
 @pytest.fixture(scope="module")
 def causal(pack: Any) -> Any:
     """The tiny autoregressive Wan."""
-    return load("WAN21_CausalAR_T2V")
+    return load(AUTOREGRESSIVE)
 
 
 def bounded(model: Any, frames: int, anchors: int = 0) -> tuple[Any, Any]:
@@ -121,7 +122,7 @@ def make(model: Any, frames: int, block: int = 2, given: int = 0, steps: int = S
     """Sample by the sampler that SamplerARVideo gives, ``[1, 16, frames, 8, 6]``."""
     first_frame = (lambda: noise(1, 16, given, 8, 6)) if given else None
     row = replace(
-        family("WAN21_CausalAR_T2V"),
+        family(AUTOREGRESSIVE),
         latents=((1, 16, frames, 8, 6),),
         frames_per_block=block,
         first_frame=first_frame,
@@ -336,7 +337,7 @@ def test_a_window_that_is_too_small_is_refused_before_anything_is_sampled(causal
 def test_a_sampler_without_a_cache_is_refused(causal):
     patched, _ = bounded(causal, 4)
     with pytest.raises(ValueError, match=r"the sampler is euler, which makes all frames at once.*Sampler AR Video"):
-        sample(patched, replace(family("WAN21_CausalAR_T2V"), frames_per_block=None), STEPS)
+        sample(patched, replace(family(AUTOREGRESSIVE), frames_per_block=None), STEPS)
 
 
 # --- Inspector -------------------------------------------------------------------------------------------------------
