@@ -207,7 +207,7 @@ def ours(
 def counted(block: torch.nn.Module) -> Iterator[Callable[[], float]]:
     """What a Wan block computes, in floating-point operations over those of a whole call for one condition.
 
-    Counted where matrices are multiplied, but for cross-attention's products with the few tokens of a prompt.
+    Counted where matrices are multiplied, but for what is done with the few tokens of a prompt: their number differs.
     """
     calls: list[tuple[int, list[int]]] = []
 
@@ -220,7 +220,8 @@ def counted(block: torch.nn.Module) -> Iterator[Callable[[], float]]:
         attention = 4 * batch * tokens**2 * width if module is block.self_attn.q else 0
         calls[-1][1].append(2 * batch * tokens * width * module.out_features + attention)
 
-    linear = [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
+    of_prompt = (block.cross_attn.k, block.cross_attn.v)
+    linear = [module for module in block.modules() if isinstance(module, torch.nn.Linear) and module not in of_prompt]
     handles = [block.register_forward_pre_hook(call), *(m.register_forward_pre_hook(multiply) for m in linear)]
 
     def work() -> float:
