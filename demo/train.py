@@ -54,9 +54,10 @@ VAE_WIDTH = 8
 VAE_BATCHES = ((4, 9, 64), (2, 17, 64), (4, 33, 32), (2, 5, 128))
 
 # The model that ships, and a narrower one with smaller heads so that the benchmarks are not of one network only.
+_SAME = {"model_type": "t2v", "freq_dim": 256, "text_dim": TEXT_DIM}
 DITS = {
-    "demo": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10},
-    "narrow": {"dim": 96, "ffn_dim": 384, "num_heads": 4, "num_layers": 8},
+    "demo": {"dim": 128, "ffn_dim": 512, "num_heads": 4, "num_layers": 10, **_SAME},
+    "narrow": {"dim": 96, "ffn_dim": 384, "num_heads": 4, "num_layers": 8, **_SAME},
 }
 SHIFT = 3.0  # of the noise schedule that the demo samples with
 CROPPED, CROPPED_BATCH, BATCH = 0.25, 24, 8  # part of the time on quarter-size crops; clips per step then and after
@@ -358,14 +359,7 @@ def encode_latents(options: argparse.Namespace) -> None:
 
 def build_dit(size: str) -> nn.Module:
     """ComfyUI's Wan 2.1 text-to-video model, shrunk, with weights to start from."""
-    dit = comfy.ldm.wan.model.WanModel(
-        model_type="t2v",
-        freq_dim=256,
-        text_dim=TEXT_DIM,
-        operations=comfy.ops.disable_weight_init,
-        dtype=torch.float32,
-        **DITS[size],
-    )
+    dit = comfy.ldm.wan.model.WanModel(operations=comfy.ops.disable_weight_init, dtype=torch.float32, **DITS[size])
     for name, parameter in dit.named_parameters():
         if "modulation" in name:
             nn.init.zeros_(parameter)

@@ -55,7 +55,7 @@ class StepClock(train.Clock):
 def build_causal_dit(weights: Path) -> nn.Module:
     """ComfyUI's causal Wan with the weights of the demo's diffusion model, which must be of the same size."""
     dit = comfy.ldm.wan.ar_model.CausalWanModel(
-        operations=train.comfy.ops.disable_weight_init, dtype=torch.float32, text_dim=train.TEXT_DIM, **train.DIT
+        operations=train.comfy.ops.disable_weight_init, dtype=torch.float32, **train.DITS["demo"]
     )
     dit.load_state_dict({name: weight.float() for name, weight in load_file(weights).items()})
     dit.text_embedding[0].requires_grad_(False)  # as in train.build_dit
@@ -139,7 +139,7 @@ def train_causal(options: argparse.Namespace) -> None:
         if clock.due(120) or clock.progress >= 1:
             weights = {"dit": dit.state_dict(), "average": average.state_dict()}
             train.save(weights | train.progress_state(clock.done, clock, optimizers), path)
-            config = {"transformer": {"num_heads": train.DIT["num_heads"], "causal_ar": True}}
+            config = {"transformer": {"num_heads": train.DITS["demo"]["num_heads"], "causal_ar": True}}
             train.write_weights(average.state_dict(), options.out / NAME, {"config": json.dumps(config)})
             print(
                 f"causal: step {clock.done} of {clock.steps}, {clock.spent / 60:.0f} min, loss {mean:.4f}", flush=True
