@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch._dynamo
-from test_sampling import bind, only_run, sample  # noqa: F401
+from test_sampling import sample
+from tiny_wan import bind
 
 STEPS, COMPUTED = 12, 5
 TOLERANCE = 1e-4
@@ -41,7 +42,7 @@ def compiled(model, backend):
 
 @pytest.mark.parametrize("order", ["AdaCache first", "TorchCompileModel first"])
 @pytest.mark.usefixtures("whole_graphs")
-def test_nothing_is_compiled_anew_after_the_first_prompt(wan, bind, order):  # noqa: F811
+def test_nothing_is_compiled_anew_after_the_first_prompt(wan, order):
     graphs = []
 
     def counting(graph, inputs):
@@ -81,7 +82,7 @@ def test_nothing_is_compiled_anew_after_the_first_prompt(wan, bind, order):  # n
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor's own imports
-def test_inductor_compiles_once_and_the_steps_are_still_skipped(wan, bind, monkeypatch, tmp_path):  # noqa: F811
+def test_inductor_compiles_once_and_the_steps_are_still_skipped(wan, monkeypatch, tmp_path):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
     from torch._dynamo.utils import counters
 
