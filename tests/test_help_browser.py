@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import pytest
 from browser import open_front_end
+from test_server import NODES
 
 from demo.comfyui import REPOSITORY
 
-NODES = (
-    "AdaCache",
-    "AdaCacheMoReg",
-    "AdaCacheTokenRefresh",
-    "AdaCacheARCache",
-    "AdaCacheInspector",
-    "AdaCacheCalibrate",
-)
 TITLES = {
     "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AR Cache", "AdaCache Inspector", "AdaCache Calibrate"),
     "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AR 缓存", "AdaCache 检查器", "AdaCache 校准"),

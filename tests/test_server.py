@@ -12,6 +12,14 @@ from safetensors.torch import load
 
 from demo.comfyui import ComfyError, ComfyServer, PromptRun, default_packs
 
+NODES = (
+    "AdaCache",
+    "AdaCacheMoReg",
+    "AdaCacheTokenRefresh",
+    "AdaCacheARCache",
+    "AdaCacheInspector",
+    "AdaCacheCalibrate",
+)
 STEPS = 12
 SCENE = {
     "motion": "fast",
@@ -226,14 +234,7 @@ def test_bad_input_is_refused_before_sampling(server, adacache, moreg, message):
 
 def test_the_nodes_document_themselves(server):
     info = server.object_info()
-    for name in (
-        "AdaCache",
-        "AdaCacheMoReg",
-        "AdaCacheTokenRefresh",
-        "AdaCacheARCache",
-        "AdaCacheInspector",
-        "AdaCacheCalibrate",
-    ):
+    for name in NODES:
         node = info[name]
         assert node["description"]
         assert node["search_aliases"]
