@@ -121,7 +121,7 @@ def token_settings(sampling: Sampling) -> Iterator[Setting]:
 
 def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     """Rows of the ComfyUI runner; the first ones are what the short form shows."""
-    for preset in ("quality", "balanced", "fast"):
+    for preset in ("quality", "balanced", "fast", "paper-slow", "paper-fast"):
         yield setting("adacache", preset, preset=preset)
     for threshold in (0.1, 0.2, 0.5) if short else THRESHOLDS:
         yield setting("lazycache", f"threshold {threshold:g}", threshold=threshold)
@@ -130,8 +130,6 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     yield from itertools.islice(schedule_settings(sampling), 2, 4) if short else schedule_settings(sampling)
     if short:
         return
-    for preset in ("paper-slow", "paper-fast"):
-        yield setting("adacache", preset, preset=preset)
     for threshold in THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
