@@ -41,7 +41,7 @@ def numbers(results: dict[str, Any]) -> str:
         f"Demo model, {sampling}, {videos} videos, {results['machine']};",
         "all methods in one run on the same seeds. Speedup is wall-clock, the median over videos; PSNR and SSIM are of",
         "decoded frames against the uncached ones. In fp32, as here, EasyCache of ComfyUI 0.30.0 adds to the sampler's",
-        "own tensor; its bf16 row is the fair one.",
+        "own tensor; in bf16 it does not, and is to be judged by a bf16 row where there is one.",
         "",
         "| method | setting | steps computed | speedup | PSNR, mean | PSNR, worst tenth | SSIM | cache |",
         "|---|---|---|---|---|---|---|---|",
