@@ -341,6 +341,18 @@ LAYOUTS = (
         video_last=True,
         prefetches=True,
     ),
+    Layout(
+        family="PixArt",  # images; among these since Token Refresh was published on it
+        model="comfy.ldm.pixart.pixartms.PixArtMS",
+        blocks=(
+            Blocks(
+                "blocks",
+                sublayers=Sublayers(replayed=("attn",), cross_attention=("cross_attn",), mlp=(("mlp", "mlp"),)),
+            ),
+        ),
+        streams=(Stream("final_layer"),),
+        patch=(1, "patch_size", "patch_size"),
+    ),
 )
 
 

@@ -31,8 +31,10 @@ class TokenRefresh:
     Attributes:
         ratio: part of the tokens, 0 to 1; 1 leaves nothing to be cached, every step computes.
         influence: weight of s1, the attention that other tokens pay to a token. Makes attention maps, in pieces.
-            Nothing where attention sees more tokens than the MLP (HunyuanVideo's double blocks).
-        entropy: weight of s2, the entropy of a token's cross-attention. Nothing where a family has joint attention.
+            Nothing where attention sees more tokens than the MLP (HunyuanVideo's double blocks), or is called without
+            options (PixArt).
+        entropy: weight of s2, the entropy of a token's cross-attention. Nothing where a family has joint
+            attention, and in PixArt.
         age: weight of s3, partial steps since the token was computed, over steps since the last full compute.
         spread: weight of s4, a bonus for the best token of each cell of ``cell`` x ``cell`` within a frame.
         random: weight of a random number, the control.

@@ -149,7 +149,7 @@ def train_causal(options: argparse.Namespace) -> None:
 def main() -> None:
     weights = train.HERE / "weights"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400, help="all steps, those of earlier runs included")
+    parser.add_argument("--steps", type=int, default=3000, help="all steps, those of earlier runs included")
     parser.add_argument("--batch", type=int, default=2, help="clips per step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=weights / "adacache_demo_dit.safetensors", help="to start from")

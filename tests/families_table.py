@@ -56,6 +56,8 @@ KNOWN_AS = {
     "Kandinsky5": "Kandinsky 5",
     "GenmoMochi": "Mochi",
     "MiniMaxH3": "MiniMax H3",
+    "PixArtAlpha": "PixArt Alpha (images)",
+    "PixArtSigma": "PixArt Sigma (images)",
 }
 # Video models that are refused, by the class that ``test_families.py`` shows to the node, and why.
 REFUSED = {
@@ -86,6 +88,8 @@ def cell(shown: str, rows: list[Family]) -> str:
     """``yes`` where every form of a class is tested; what there is not to test is said."""
     if shown == "side stacks rest" and not any(row.side for row in rows):
         return "has none"
+    if shown == "MoReg" and not any(row.grid[0] > 1 for row in rows):
+        return "images do not move"
     if not all(row.name in SHOWN[shown] for row in rows):
         return "no"
     if shown == "`output` storage" and any(row.frames_per_block for row in rows):

@@ -44,6 +44,8 @@ SUPPORTED = (
     "CogVideoX_I2V",
     "LTXV",
     "LTXV-keyframes",
+    "PixArtAlpha",
+    "PixArtSigma",
 )
 EVERY_SCORE = {"influence": 1.0, "entropy": 1.0, "age": 0.25, "spread": 0.4, "random": 0.1}
 
@@ -285,7 +287,7 @@ def test_partial_steps_are_closer_to_every_step_computed_than_held_ones(wan: Any
 def test_other_families_are_refused_by_name(pack: Any, name: str) -> None:
     from adacache.adacache_core import UnsupportedModelError
 
-    supported = r"Wan 2\.1 / 2\.2.*HunyuanVideo.*LTX-Video.*CogVideoX"
+    supported = r"Wan 2\.1 / 2\.2.*HunyuanVideo.*LTX-Video.*CogVideoX.*PixArt"
     with pytest.raises(UnsupportedModelError, match=rf"does not know in parts\. It works with: {supported}"):
         bind(load(name))
 

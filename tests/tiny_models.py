@@ -108,6 +108,18 @@ def _hunyuan(name: str, config: dict[str, Any], **row: Any) -> Family:
     )
 
 
+def _pixart(name: str, **config: Any) -> Family:
+    return Family(
+        name,
+        "comfy.ldm.pixart.pixartms:PixArtMS",
+        {**_PIXART, "depth": 3, "model_max_length": 6, **config},
+        ((1, 4, 40, 32),),  # positions are numbers only above 32 x 32
+        (1, 20, 16),
+        ("comfy.ldm.pixart.pixartms:PixArtMSBlock",),
+        shrink=_PIXART,
+    )
+
+
 def _image(channels: int = 16, frames: int = 5, rows: int = 8, columns: int = 6) -> dict[str, Any]:
     """A start image as WanImageToVideo sets it: its first frame known, the others not."""
     mask = torch.ones(1, 1, frames, rows, columns)
@@ -236,6 +248,7 @@ _COSMOS1 = {
     "extra_per_block_abs_pos_emb": True,
     "extra_per_block_abs_pos_emb_type": "learnable",
 }
+_PIXART = {"hidden_size": 96, "num_heads": 2, "caption_channels": 64}
 _COG = {
     "num_attention_heads": 1,
     "attention_head_dim": 64,
@@ -663,6 +676,8 @@ FAMILIES = (
         },
         before=6 + 12 + 14,  # text, keyframe, two channels of audio
     ),
+    _pixart("PixArtAlpha", micro_condition=True),
+    _pixart("PixArtSigma", micro_condition=False),
 )
 
 
