@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -211,7 +212,9 @@ def plot(found: list[Record], folder: Path) -> None:
 
 def machine() -> str:
     """The hardware and software, for the results."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()}-core CPU"
+    threads, cores = torch.get_num_threads(), os.cpu_count()
+    cpu = f"{cores}-core CPU" if threads == cores else f"{threads} of {cores} CPU cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     return f"{device}, {platform.machine()}, PyTorch {torch.__version__}"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .settings import Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results" / "latest.json"
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 START, END = "<!-- numbers: written by `make bench` -->", "<!-- end of numbers -->"
 SHOWN = {
     "adacache": ("quality", "balanced", "fast", "paper-slow", "paper-fast"),
@@ -22,49 +25,222 @@ NAMES = {
     "lazycache": "LazyCache",
     "easycache": "EasyCache",
     "fixed": "every k-th step",
+    "token refresh": "Token Refresh",
 }
+MODELS = {"adacache_demo_dit": "demo", "adacache_narrow_dit": "narrow"}
+Row = dict[str, Any]
 
 
-def numbers(results: dict[str, Any]) -> str:
-    """The section: the shown rows at the default sampling, fastest last."""
+def sampled_as(row: Row, sampling: Sampling) -> bool:
+    """Whether a row is of this way of sampling."""
+    return all(row[name] == value for name, value in asdict(sampling).items())
+
+
+def markdown(rows: Iterable[Row], columns: dict[str, Callable[[Row], str]]) -> list[str]:
+    """A table with one line per row, none without rows."""
+    cells = [[show(row) for show in columns.values()] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in (list(columns), ["---"] * len(columns), *cells)] if cells else []
+
+
+def decibels(value: float) -> str:
+    """With its unit and one decimal."""
+    return f"{value:.1f} dB"
+
+
+def methods(results: Row) -> list[str]:
+    """The peers at the default sampling, fastest last."""
     sampling = Sampling()
     rows = [
         row
         for row in results["rows"]
         if row["runner"] == "comfyui"
-        and row["setting"] in SHOWN[row["method"]]
-        and all(row[name] == getattr(sampling, name) for name in ("steps", "sampler", "shift", "cfg"))
+        and row["model"] == "adacache_demo_dit"
+        and row["setting"] in SHOWN.get(row["method"], ())
+        and sampled_as(row, sampling)
     ]
-    rows.sort(key=lambda row: -row["computed_steps"])
-    videos = min(row["videos"] for row in rows)
-    lines = [
-        f"Demo model, {sampling}, {videos} videos, {results['machine']};",
+    columns: dict[str, Callable[[Row], str]] = {
+        "method": lambda row: NAMES[row["method"]],
+        "setting": lambda row: row["setting"],
+        "steps computed": lambda row: f"{row['computed_steps']:.1f} of {row['steps']}",
+        "speedup": lambda row: f"{row['speedup']:.2f}x",
+        "PSNR, mean": lambda row: decibels(row["psnr_mean"]),
+        "PSNR, worst tenth": lambda row: decibels(row["psnr_worst_decile"]),
+        "SSIM": lambda row: f"{row['ssim_mean']:.3f}",
+        "cache": lambda row: f"{(row['cache_bytes'] or 0) / 1024:.0f} KiB",
+    }
+    videos = sorted({row["videos"] for row in rows})
+    return [
+        f"Demo model, {sampling}, {' or '.join(map(str, videos))} videos, {results['machine']};",
         "all methods in one run on the same seeds. Speedup is wall-clock, the median over videos; PSNR and SSIM are of",
         "decoded frames against the uncached ones. In fp32, as here, EasyCache of ComfyUI 0.30.0 adds to the sampler's",
         "own tensor; in bf16 it does not, and is to be judged by a bf16 row where there is one.",
         "",
-        "| method | setting | steps computed | speedup | PSNR, mean | PSNR, worst tenth | SSIM | cache |",
-        "|---|---|---|---|---|---|---|---|",
+        *markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns),
     ]
-    lines += [
-        f"| {NAMES[row['method']]} | {row['setting']} | {row['computed_steps']:.1f} of {row['steps']} "
-        f"| {row['speedup']:.2f}x | {row['psnr_mean']:.1f} dB | {row['psnr_worst_decile']:.1f} dB "
-        f"| {row['ssim_mean']:.3f} | {(row['cache_bytes'] or 0) / 1024:.0f} KiB |"
-        for row in rows
-    ]
-    return "\n".join(lines)
 
 
-def with_numbers(readme: str, results: dict[str, Any]) -> str:
+def schedules(results: Row) -> list[str]:
+    """AdaCache's plan against computes at even distances, at equal counts: every model and way of sampling."""
+    fixed = {}
+    for row in results["rows"]:
+        if row["runner"] == "comfyui" and row["method"] == "fixed" and row["setting"].startswith("forecast, "):
+            fixed[_place(row), row["setting"].removeprefix("forecast, ")] = row
+    pairs = []
+    for row in results["rows"]:
+        other = fixed.get((_place(row), row["setting"]))
+        if row["runner"] == "comfyui" and row["method"] == "adacache" and other is not None:
+            pairs.append({"ours": row, "other": other})
+    if not pairs:
+        return []
+
+    def gain(pair: Row, name: str) -> float:
+        difference: float = pair["ours"][name] - pair["other"][name]
+        return difference
+
+    gains = [gain(pair, "psnr_mean") for pair in pairs]
+    columns: dict[str, Callable[[Row], str]] = {
+        "model": lambda pair: MODELS[pair["ours"]["model"]],
+        "sampling": lambda pair: str(Sampling(**{name: pair["ours"][name] for name in asdict(Sampling())})),
+        "steps computed": lambda pair: f"{pair['ours']['computed_steps']:.1f}",
+        "AdaCache, mean (worst tenth)": lambda pair: _mean_and_worst(pair["ours"]),
+        "every k-th step": lambda pair: _mean_and_worst(pair["other"]),
+        "gain, mean (worst tenth)": lambda pair: (
+            f"{gain(pair, 'psnr_mean'):+.1f} ({gain(pair, 'psnr_worst_decile'):+.1f}) dB"
+        ),
+        "videos": lambda pair: str(min(pair["ours"]["videos"], pair["other"]["videos"])),
+    }
+    pairs.sort(key=lambda pair: (_place(pair["ours"]), -pair["ours"]["computed_steps"]))
+    return [
+        "**The plan.** AdaCache's choice of steps against even distances, both with the forecast, at equal counts:",
+        f"{statistics.median(gains):+.1f} dB in the median of {len(gains)} comparisons, "
+        f"{min(gains):+.1f} dB in the worst, {max(gains):+.1f} dB in the best.",
+        "",
+        "<details><summary>All of them</summary>",
+        "",
+        *markdown(pairs, columns),
+        "",
+        "</details>",
+    ]
+
+
+def headline(results: Row) -> list[str]:
+    """100 steps: the paper's speedup and more."""
+    sampling = Sampling(steps=100)
+    paper = [f"{preset}{moreg}" for preset in ("paper-slow", "paper-fast") for moreg in ("", ", MoReg")]
+    settings = ["21 computes", "14 computes", "hold, 21 computes", "hold, 14 computes", *paper]
+    rows = [
+        row
+        for row in results["rows"]
+        if row["runner"] == "comfyui"
+        and row["model"] == "adacache_demo_dit"
+        and row["setting"] in settings
+        and sampled_as(row, sampling)
+    ]
+    if not rows:
+        return []
+    columns: dict[str, Callable[[Row], str]] = {
+        "method": lambda row: NAMES[row["method"]],
+        "setting": lambda row: row["setting"],
+        "steps computed": lambda row: f"{row['computed_steps']:.1f} of 100",
+        "speedup": lambda row: f"{row['speedup']:.2f}x",
+        "PSNR, mean (worst tenth)": _mean_and_worst,
+    }
+    return [
+        f"**At 100 steps**, {min(row['videos'] for row in rows)} videos: the paper's 4.7x and 7x in steps computed,",
+        "forecast and planned, or held at even distances; and the published codebooks, which hold.",
+        "",
+        *markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns),
+    ]
+
+
+def tokens(results: Row) -> list[str]:
+    """Partial steps against skips of the same floating-point operations."""
+    rows = [
+        row
+        for row in results["rows"]
+        if row["method"] == "token refresh"
+        or (row["method"] == "adacache" and row["setting"].endswith(" alone"))
+        or (row["method"] == "adacache" and row["setting"].endswith(" computes") and sampled_as(row, Sampling()))
+    ]
+    rows = [row for row in rows if row["runner"] == "comfyui" and row["model"] == "adacache_demo_dit"]
+    if not any(row["method"] == "token refresh" for row in rows):
+        return []
+    counts = {row["setting"].split()[0] for row in rows if row["setting"].endswith(" alone")}
+    rows = [row for row in rows if row["method"] == "token refresh" or row["setting"].split()[0] in counts]
+    columns: dict[str, Callable[[Row], str]] = {
+        "method": lambda row: NAMES[row["method"]],
+        "setting": lambda row: row["setting"],
+        "work of a step": lambda row: f"{row['computed_steps']:.1f} of {row['steps']}",
+        "speedup": lambda row: f"{row['speedup']:.2f}x",
+        "PSNR, mean (worst tenth)": _mean_and_worst,
+        "cache": lambda row: f"{(row['cache_bytes'] or 0) / 2**20:.1f} MiB",
+    }
+    return [
+        "**Token Refresh** is for trying ToCa, and where *hold* is all that a model allows: at equal floating-point",
+        "operations (those of the steps computed in full and in part together) skips that forecast stay closer.",
+        "",
+        "<details><summary>At equal work</summary>",
+        "",
+        *markdown(sorted(rows, key=lambda row: (-round(row["computed_steps"]), -row["psnr_mean"])), columns),
+        "",
+        "</details>",
+    ]
+
+
+def causal(measured: Row) -> list[str]:
+    """Time and memory of a key/value cache, from ``causal.json``."""
+    last: dict[str, Row] = {row["way"]: row for row in measured["times"]}
+    first: dict[str, Row] = {row["way"]: row for row in reversed(measured["times"])}
+    drifts = {way: [row["psnr"] for row in measured["drift"] if row["way"] == way] for way in last}
+    columns: dict[str, Callable[[Row], str]] = {
+        "key/value cache": lambda row: row["way"],
+        "first block": lambda row: f"{1000 * first[row['way']]['seconds']:.0f} ms per call",
+        "last block": lambda row: f"{1000 * row['seconds']:.0f} ms per call",
+        "bytes at the end": lambda row: f"{row['bytes'] / 2**20:.1f} MiB",
+        "still scenes, first and last window": lambda row: (
+            " to ".join(decibels(values[end]) for values in [drifts[row["way"]]] if values for end in (0, -1))
+            or "as unbounded"
+        ),
+    }
+    frames = max(row["frame"] for row in measured["times"]) + 2
+    return [
+        "**AR Cache** is for long videos of autoregressive models, which without it slow down and grow with every",
+        f"block; it costs drift. The causal demo model, {frames} latent frames, a window of 6, CPU seconds of one thread;",
+        "PSNR is of still scenes against their own beginning.",
+        "",
+        *markdown(last.values(), columns),
+    ]
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return (row["model"], *(row[name] for name in asdict(Sampling())))
+
+
+def _mean_and_worst(row: Row) -> str:
+    return f"{row['psnr_mean']:.1f} ({row['psnr_worst_decile']:.1f}) dB"
+
+
+def numbers(results: Row, measured: Row) -> str:
+    """The section, from ``latest.json`` and ``causal.json``."""
+    parts = [methods(results), schedules(results), headline(results), tokens(results), causal(measured)]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def with_numbers(readme: str, results: Row, measured: Row) -> str:
     """The README's text with its numbers replaced."""
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n{numbers(results)}\n{END}{after}"
+    return f"{before}{START}\n{numbers(results, measured)}\n{END}{after}"
+
+
+def renewed(readme: str) -> str:
+    """The README's text with the numbers of the results as they are."""
+    return with_numbers(readme, *(json.loads((RESULTS / name).read_text()) for name in ("latest.json", "causal.json")))
 
 
 def write() -> None:
     """Bring the README up to date."""
-    README.write_text(with_numbers(README.read_text(), json.loads(RESULTS.read_text())))
+    README.write_text(renewed(README.read_text()))
 
 
 if __name__ == "__main__":

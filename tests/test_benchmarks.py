@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import readme
 from benchmarks.bench import Records, measure, row, table
@@ -102,6 +103,38 @@ def test_a_row_by_hand():
         "m | 30 steps, euler, shift 3, cfg 3 | adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3"
     )
     assert f"| comfyui | {cells} |" in table([found])
+
+
+class SmallBlock(nn.Module):
+    """A Wan block's matrices, 4 channels wide; at a partial step the first ``chosen`` tokens go through the MLP."""
+
+    def __init__(self):
+        super().__init__()
+        self.self_attn = nn.ModuleDict({name: nn.Linear(4, 4) for name in "qkvo"})
+        self.cross_attn = nn.ModuleDict({name: nn.Linear(4, 4) for name in "qkvo"})
+        self.ffn = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
+
+    def forward(self, x, prompt, chosen=None):
+        if chosen is None:
+            for module in self.self_attn.values():
+                module(x)
+            for name, module in self.cross_attn.items():
+                module(prompt if name in "kv" else x)
+        self.ffn(x[:, :chosen])
+
+
+def test_work_by_hand():
+    from benchmarks.comfyui_runner import counted
+
+    block, x, prompt = SmallBlock(), torch.zeros(2, 10, 4), torch.zeros(2, 3, 4)
+    with counted(block) as work:
+        block(x, prompt)
+        assert work() == 2  # conditions
+        block(x[:1], prompt[:1], chosen=5)
+        # Of 10 tokens: self-attention 4 x 320 and its two products 1600, cross-attention 2 x 320, the MLP 2 x 640.
+        assert work() == pytest.approx(2 + 640 / 4800)
+    block(x, prompt)
+    assert work() == pytest.approx(2 + 640 / 4800), "counts after its end"
 
 
 @pytest.mark.usefixtures("comfy_imports")
@@ -209,7 +242,7 @@ class TestDiffusers:
 
 def test_the_readme_says_what_the_results_say():
     text = readme.README.read_text()
-    assert readme.with_numbers(text, json.loads(readme.RESULTS.read_text())) == text, "run: python -m benchmarks.readme"
+    assert readme.renewed(text) == text, "run: python -m benchmarks.readme"
     assert text.count("**AdaCache** |") == 5
 
 
