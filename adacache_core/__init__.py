@@ -1,6 +1,7 @@
 """AdaCache for any ``nn.Module`` with a layout row: pure torch and einops, no ComfyUI.
 
-Read ``schedule.py`` for which steps compute, ``replay.py`` for what the others see, ``attach.py`` for how.
+Read ``schedule.py`` for which steps compute (``planning.py`` places those of a plan), ``replay.py`` for what the others
+see, ``attach.py`` for how.
 """
 
 from .calibration import CALIBRATE, Calibration
@@ -12,13 +13,15 @@ from .errors import (
     ShapeMismatchError,
     UnsupportedModelError,
 )
-from .layouts import LAYOUTS, Blocks, Layout, Stream, Sublayers, layout_of
+from .layout import Blocks, Layout, Stream, Sublayers
+from .layouts import LAYOUTS, layout_of
 from .motion import MotionRegularization, motion_score
+from .planning import flow_time, plan
 from .presets import PRESETS, make_schedule, replay_for
 from .replay import FORECAST, HOLD, Replay
 from .residual_cache import ResidualCache, Storage
 from .run import CacheRun
-from .schedule import CodebookSchedule, PlannedSchedule, Schedule, flow_time, plan
+from .schedule import CodebookSchedule, PlannedSchedule, Schedule
 from .statistics import RunStatistics, StepRecord
 from .sublayers import bytes_per_token, require_sublayers
 from .tokens import OPEN_SORA, RANDOM, TokenRefresh

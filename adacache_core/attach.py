@@ -19,7 +19,7 @@ from einops import parse_shape, rearrange
 from torch import Tensor, nn
 
 from .errors import ConfigurationError, ShapeMismatchError
-from .layouts import Blocks, Layout, Stream
+from .layout import Blocks, Layout, Stream
 
 Forward = Callable[..., Any]
 _ABSENT = object()

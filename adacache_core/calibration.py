@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigurationError
-from .schedule import MINIMUM_STEPS, flow_time
+from .planning import flow_time
+from .schedule import MINIMUM_STEPS
 
 CALIBRATE = "calibrate"  # the preset that measures
 _FORMAT = "adacache_calibration"
@@ -159,7 +160,7 @@ def _log_curvature(calibration: Calibration, times: Tensor) -> Tensor:
     return torch.lerp(curvatures.log()[right - 1], curvatures.log()[right], share)
 
 
-# What the error weight of ``schedule.py`` was fitted to.
+# What the error weight of ``planning.py`` was fitted to.
 DEMO = Calibration(
     "Wan 2.1 / 2.2",
     "the demo model, three videos (slow, fast, changing), each of 30 steps forecast from those 3 and 6 before; euler, "

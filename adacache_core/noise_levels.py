@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
-from .schedule import flow_time
+from .planning import flow_time
 
 # Two sigmas closer than this (relative) are one: samplers recompute them with float32 rounding.
 _SAME_SIGMA = 1e-4

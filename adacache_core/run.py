@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 
 from . import attach, sublayers
 from .errors import ShapeMismatchError
-from .layouts import Layout
+from .layout import Layout
 from .measurement import Measurement
 from .noise_levels import NoiseLevels
 from .replay import ComputedResidual, Replay, repayment

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from .attach import Forward, shadowed
 from .errors import UnsupportedModelError
-from .layouts import LAYOUTS, Layout, Sublayers
+from .layout import Layout, Sublayers
+from .layouts import LAYOUTS
 from .tokens import CROSS_ATTENTION, MLP, Grid, Place, TokenCache, entropy, influence
 
 _OVERRIDE = "optimized_attention_override"

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from adacache_core import CacheRun, Layout, RunStatistics, Storage, Stream, make_schedule, replay_for
-from adacache_core.layouts import Blocks
+from adacache_core.layout import Blocks
 from demo.scenes import Scene
 
 from .comfyui_runner import LATENT, ComfyUIRunner, Facts, Sampled

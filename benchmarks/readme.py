@@ -205,8 +205,8 @@ def causal(measured: Row) -> list[str]:
     frames = max(row["frame"] for row in measured["times"]) + 2
     return [
         "**AR Cache** is for long videos of autoregressive models, which without it slow down and grow with every",
-        f"block; it costs drift. The causal demo model, {frames} latent frames, a window of 6, CPU seconds of one thread;",
-        "PSNR is of still scenes against their own beginning.",
+        f"block; it costs drift. The causal demo model, {frames} latent frames, a window of 6, CPU seconds of one",
+        "thread; PSNR is of still scenes against their own beginning.",
         "",
         *markdown(last.values(), columns),
     ]

@@ -1,12 +1,11 @@
-"""Binds a cache to a ComfyUI model. The only file that knows ModelPatcher wrappers and transformer options."""
+"""Binds a cache to a ComfyUI model, by wrappers of its ModelPatcher."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,11 +34,17 @@ from ..adacache_core import (
 )
 from ..adacache_core.calibration import stride
 from ..adacache_core.presets import codebook_for, planned_speedup
+from ._model_call import (
+    PostponedControl,
+    condition_keys,
+    controlled,
+    prefetch_nothing_on_a_skip,
+    without_side_stacks,
+)
 from .progress import reporter
 from .statistics_log import LoggedRun, StatisticsLog
 
 KEY = "adacache"
-_SKIPS = "adacache_skips"
 SAME_DEVICE, SYSTEM_MEMORY = "same device", "system memory"
 # Samplers that go along the model's output in plain steps, or nearly so: repayment gains 1 to 3 dB with them. UniPC's
 # history does not bear it.
@@ -113,7 +118,7 @@ def bind(
     patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, binding.calc_cond_batch)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, binding.apply_model)
     if layout.prefetches:
-        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _prefetch_nothing_on_a_skip)
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, prefetch_nothing_on_a_skip)
     return patched, binding.log
 
 
@@ -165,23 +170,23 @@ class _Binding:
         latent_shape = tuple(kwargs["latent_shapes"][0] if "latent_shapes" in kwargs else args[0].shape)
         model = executor.class_obj.diffusion_model
         sigma = float(options["sigmas"][0])
-        keys = _condition_keys(options, args[0].shape, executor.class_obj)
+        keys = condition_keys(options, args[0].shape, executor.class_obj)
         with run.call(model, self.layout, sigma, keys, latent_shape, kwargs) as skips:
-            args, kwargs = _without_side_stacks(self.layout, args, kwargs) if skips else (_controlled(args), kwargs)
+            args, kwargs = without_side_stacks(self.layout, args, kwargs) if skips else (controlled(args), kwargs)
             return executor(*args, **kwargs)
 
     def calc_cond_batch(
         self, executor: Any, model: Any, conds: list[list[dict[str, Any]] | None], *args: Any, **kwargs: Any
     ) -> Any:
         """One step: ControlNets would run before the model is called, when it is not yet known whether they need to."""
-        postponed: dict[int, _PostponedControl] = {}
+        postponed: dict[int, PostponedControl] = {}
 
         def of(cond: dict[str, Any]) -> dict[str, Any]:
             control = cond.get("control")
             if control is None:
                 return cond
             # One for all conditions that share a ControlNet, or else they would no longer be batched.
-            return {**cond, "control": postponed.setdefault(id(control), _PostponedControl(control))}
+            return {**cond, "control": postponed.setdefault(id(control), PostponedControl(control))}
 
         conds = [None if group is None else [of(cond) for cond in group] for group in conds]
         return executor(model, conds, *args, **kwargs)
@@ -282,69 +287,6 @@ def _conditions(guider: Any) -> int:
     if getattr(guider, "cfg", None) == 1:
         counts.pop("negative", None)
     return max(sum(counts.values()), 1)
-
-
-def _without_side_stacks(
-    layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a skipped call: what feeds only adapters, whose work the residual holds, is left out."""
-    kwargs = {name: None if name in layout.unneeded else value for name, value in kwargs.items()}
-    options = dict(args[5] if len(args) > 5 else kwargs["transformer_options"])
-    if "patches" in options:
-        options["patches"] = {name: patch for name, patch in options["patches"].items() if name != "double_block"}
-    options[_SKIPS] = True
-    if len(args) > 5:
-        return (*args[:4], None, options, *args[6:]), kwargs
-    return args, {**kwargs, "transformer_options": options}
-
-
-class _PostponedControl:
-    """A ControlNet that runs once the model is about to compute."""
-
-    def __init__(self, control: Any) -> None:
-        self._control = control
-
-    def get_control(self, *args: Any) -> partial[Any]:
-        """What to call for the ControlNet's residuals."""
-        return partial(self._control.get_control, *args)
-
-    def get_instance_for_device(self, device: Any) -> _PostponedControl:
-        """The ControlNet's clone on another device, postponed too."""
-        return _PostponedControl(self._control.get_instance_for_device(device))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._control, name)
-
-
-def _controlled(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of a computed call, its ControlNet run."""
-    if len(args) > 4 and isinstance(args[4], partial):
-        return (*args[:4], args[4](), *args[5:])
-    return args
-
-
-def _prefetch_nothing_on_a_skip(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """ComfyUI asks for the prefetching of block weights after APPLY_MODEL wrappers had their turn."""
-    for options in (*args, *kwargs.values()):
-        if isinstance(options, dict) and options.get(_SKIPS):
-            options["prefetch_dynamic_vbars"] = False
-    return executor(*args, **kwargs)
-
-
-def _condition_keys(options: dict[str, Any], latent_shape: tuple[int, ...], model: Any) -> list[Hashable]:
-    """One key per condition of the batch: everything that makes its residual another one.
-
-    The uuid alone does not: a negative prompt gets copies of the positive one's regions, uuid included; skip-layer
-    guidance calls the model again with other replaced blocks; context windows differ in their frames; hooks change
-    the weights where a keyframe begins.
-    """
-    uuids, window = options["uuids"], options.get("context_window")
-    frames = None if window is None else tuple(window.index_list)
-    replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
-    hooks = getattr(model.current_patcher, "current_hooks", None)
-    strengths = () if hooks is None else tuple(hook.strength for hook in hooks.hooks)
-    shared = (frames, replaced, strengths, latent_shape[0] // len(uuids), *latent_shape[1:])
-    return [(uuid, index, *shared) for uuid, index in zip(uuids, options["cond_or_uncond"], strict=True)]
 
 
 def executing_prompt() -> tuple[str | None, str | None]:

@@ -19,7 +19,7 @@ from adacache_core import (
     plan,
     replay_for,
 )
-from adacache_core.schedule import MAXIMUM_GAP, _error_weight
+from adacache_core.planning import MAXIMUM_GAP, error_weight
 
 
 def shifted(steps: int, shift: float = 3.0) -> list[float]:
@@ -72,7 +72,7 @@ def brute_force(times, computes, forced, order, correction=torch.ones_like):
     """Every choice of steps, costed with the formula of ``plan``'s docstring."""
     total = len(times)
     t = torch.tensor(times, dtype=torch.float64)
-    weight = _error_weight(t) * correction(t)
+    weight = error_weight(t) * correction(t)
     best, chosen = None, None
     for rest in itertools.combinations(sorted(set(range(total)) - forced), computes - len(forced)):
         steps = sorted(forced | set(rest))
