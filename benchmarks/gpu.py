@@ -198,7 +198,10 @@ class Case:
 
 
 def measure(case: Case, steps: tuple[int, ...], uncached_steps: int) -> Iterator[dict[str, Any]]:
-    """Uncached steps, then the default at the first number of steps and the paper's codebook at every number."""
+    """Uncached steps, then the default at the first number of steps and the paper's codebook at every number.
+
+    At last EasyCache, at the first number of steps, where ComfyUI has all that it needs.
+    """
     case.sample(2)  # one-off work belongs to nobody's time
     (uncached, _), peak = peak_bytes(case.device, lambda: case.sample(uncached_steps))
     step = statistics.median(uncached)
@@ -211,6 +214,13 @@ def measure(case: Case, steps: tuple[int, ...], uncached_steps: int) -> Iterator
             "share_of_bookkeeping": found["computed_step_seconds"] / step - 1,
             "share_of_a_skip": found["skipped_step_seconds"] and found["skipped_step_seconds"] / step,
         }
+    try:
+        from benchmarks.gpu_easycache import easycache
+    except ImportError as missing:
+        print(f"EasyCache is not measured: {missing}", flush=True)
+        return
+    found, peak = peak_bytes(case.device, lambda: easycache(case.network, case.latent, case.arguments, steps[0]))
+    yield {**found, "peak_bytes": peak, "speedup": step * steps[0] / found["seconds"]}
 
 
 def main() -> None:
@@ -220,6 +230,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--tiny", action="store_true", help="small models and videos, to test this script")
     parser.add_argument("--models", default="", help="part of a name")
+    parser.add_argument(
+        "--size", type=int, nargs=3, metavar=("WIDTH", "HEIGHT", "FRAMES"), help="instead of 480p, 720p"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[30, 100])
     parser.add_argument("--uncached-steps", type=int, default=5, help="uncached steps to measure; their median counts")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
@@ -229,10 +242,13 @@ def main() -> None:
 
     args.cpu = options.device == "cpu"  # read when comfy.model_management is imported
     name = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+    sizes = TINY if options.tiny else SIZES
+    if options.size is not None:
+        sizes = {"x".join(map(str, options.size)): tuple(options.size)}
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
         for model in MODELS:
-            for size, pixels in (TINY if options.tiny else SIZES).items():
+            for size, pixels in sizes.items():
                 if options.models.lower() not in model.name.lower():
                     continue
                 try:

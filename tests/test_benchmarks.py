@@ -252,10 +252,12 @@ def test_gpu_script_at_small_size(comfyui_path, tmp_path):
         "--dtype", "float32", "--tiny", "--models", "LTX", "--steps", "10", "--out", str(tmp_path / "gpu.json"),
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, text=True)
-    uncached, balanced, paper = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    uncached, balanced, paper, easycache = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert uncached["measured_steps"] == 5
     assert balanced["computed_steps"] == 5
     tokens, width = 3 * 4 * 4, 256
     assert balanced["cache_bytes"] == 2 * tokens * width * 4
     assert paper["cache_bytes"] == tokens * width * 4
     assert 0 < balanced["skipped_step_seconds"] < balanced["computed_step_seconds"]
+    assert easycache["preset"] == "EasyCache"
+    assert 1 <= easycache["computed_steps"] <= 10
