@@ -97,15 +97,15 @@ class ResidualCache:
         self._histories[key] = (computed, *history)[: self.depth]
 
     def replayed(
-        self, replay: Replay, stream: int, keys: Sequence[Hashable], time: float, device: torch.device
+        self, replay: Replay, keys: Sequence[Hashable], time: float, stream: int, device: torch.device
     ) -> Tensor:
         """What a replay makes of the residuals of these conditions, stacked along the batch; a new tensor.
 
         Args:
             replay: hold or forecast.
-            stream: which tensor of the residuals.
             keys: the conditions; all of them are in the cache.
             time: flow time of the skipped step.
+            stream: which tensor of the residuals.
             device: where it is wanted.
         """
         replayed = []

@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 import time as clock
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from . import attach, sublayers
-from .errors import ShapeMismatchError
+from . import model_call, sublayers
 from .layout import Layout
 from .measurement import Measurement
 from .noise_levels import NoiseLevels
@@ -140,7 +138,8 @@ class CacheRun:
             with sublayers.refreshing(model, layout, tokens):
                 yield False
         elif skips:
-            with self._skipping(model, layout, keys, time, cache, outputs):
+            dtypes = [part.dtype for part in cache.history(keys[0])[0].residual] if outputs else []
+            with model_call.replaying(model, layout, partial(cache.replayed, self.replay, keys, time), dtypes):
                 yield True
         else:
             keeping = nullcontext() if tokens is None else sublayers.refreshing(model, layout, tokens)
@@ -167,54 +166,16 @@ class CacheRun:
     def _computing(
         self, model: nn.Module, layout: Layout, keys: Sequence[Hashable], time: float, video: Video, outputs: bool
     ) -> Iterator[None]:
-        parts: dict[Hashable, list[Tensor]] = {key: [] for key in keys}
         owed = 0.0 if outputs else self._owed(keys, time)
-
-        def keep(tensor: Tensor, dtype: torch.dtype) -> None:
-            # Copies, or else one condition would hold the memory of all; and the sampler may change its output.
-            for key, part in zip(keys, tensor.chunk(len(keys)), strict=True):
-                parts[key].append(part.to(dtype, copy=True))
-
-        def record(stream: int, before: Tensor, after: Tensor) -> Tensor:
-            change = after.float() - before.float()
-            keep(change, after.dtype)
-            if owed == 0:
-                return after
-            replayed = self._cache.replayed(self.replay, stream, keys, time, after.device)
-            return after.float() + owed * (change - _fitting(replayed, change))
-
-        def record_output(index: int, output: Tensor) -> None:
-            keep(output, output.dtype)
-
-        with attach.computing_output(model, record_output) if outputs else attach.computing(model, layout, record):
+        replayed = partial(self._cache.replayed, self.replay, keys, time)
+        with model_call.recording(model, layout, keys, replayed, owed, outputs) as residuals:
             yield
-        computed = {key: ComputedResidual(time, tuple(tensors)) for key, tensors in parts.items() if tensors}
+        computed = {key: ComputedResidual(time, tensors) for key, tensors in residuals.items()}
         with self._lock:
             self._choose_form(computed)
             if outputs == self._outputs:
                 for key, residual in computed.items():
                     self._store(key, residual, video)
-
-    def _skipping(
-        self,
-        model: nn.Module,
-        layout: Layout,
-        keys: Sequence[Hashable],
-        time: float,
-        cache: ResidualCache,
-        outputs: bool,
-    ) -> AbstractContextManager[None]:
-        def replayed(index: int, device: torch.device) -> Tensor:
-            return cache.replayed(self.replay, index, keys, time, device)
-
-        def hidden(stream: int, before: Tensor) -> Tensor:
-            return before.float() + _fitting(replayed(stream, before.device), before)
-
-        def output(device: torch.device) -> list[Tensor]:
-            kept = cache.history(keys[0])[0].residual
-            return [replayed(index, device).to(part.dtype) for index, part in enumerate(kept)]
-
-        return attach.skipping_output(model, output) if outputs else attach.skipping(model, layout, hidden)
 
     def finish(self) -> RunStatistics:
         """Close the last step; the statistics are complete."""
@@ -301,7 +262,7 @@ class CacheRun:
         history, current, again = self._cache.history(key), computed.residual[0], key in self._measured
         forecast = None
         if self._calibrates and len(history) == 2:
-            forecast = self._cache.replayed(self.replay, 0, (key,), computed.time, current.device)
+            forecast = self._cache.replayed(self.replay, (key,), computed.time, 0, current.device)
         self._cache.store(key, computed, again)
         held = self._cache.nbytes + (0 if self._tokens is None else self._tokens.nbytes)
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
@@ -340,15 +301,6 @@ class CacheRun:
             return 0.0
         skipped = [(self._levels.times[earlier], self._levels.duration(earlier)) for earlier in self._skipped]
         return repayment(times, skipped, time, duration)
-
-
-def _fitting(residual: Tensor, hidden: Tensor) -> Tensor:
-    if residual.shape != hidden.shape:
-        raise ShapeMismatchError(
-            f"AdaCache: a residual of shape {tuple(residual.shape)} cannot be replayed onto a hidden state of shape "
-            f"{tuple(hidden.shape)}. This use of the model is not supported; bypass the AdaCache node."
-        )
-    return residual
 
 
 def _video(

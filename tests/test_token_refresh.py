@@ -47,13 +47,8 @@ SUPPORTED = (
     "PixArtAlpha",
     "PixArtSigma",
 )
+pytestmark = pytest.mark.usefixtures("without_gradients")
 EVERY_SCORE = {"influence": 1.0, "entropy": 1.0, "age": 0.25, "spread": 0.4, "random": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
