@@ -74,18 +74,21 @@ def replay_named(name: str) -> Replay:
     raise ConfigurationError(f'AdaCache: replay must be "hold" or "forecast", got {name!r}.')
 
 
-def repayment(times: Sequence[float], skipped: Sequence[tuple[float, float]], time: float, duration: float) -> float:
-    """How much of a compute's surprise to add to it, so as to undo half of the error of the steps skipped before it.
+def repayment(
+    times: Sequence[float], skipped: Sequence[tuple[float, float]], time: float, duration: float, share: float = 1.0
+) -> float:
+    """How much of a compute's surprise to add to it, so as to undo the error of the steps skipped before it.
 
     At a compute the replay for that very step is known to be wrong by ``residual - replayed``. Before the last compute
     it was exact, so its error at a skipped step is about the ``phi(t) = prod (t - t_i) / (time - t_i)`` fold of that,
-    with t_i the computes that it looked back on. An Euler step integrates ``error x duration``; an error of this size
-    times the result at this step takes half of the sum back.
+    with t_i the computes that it looked back on. An Euler step integrates ``error x duration``; the result times the
+    surprise, added at this step, takes the sum back.
 
     Args:
         times: flow times t_i of the computes before this one, newest first.
         skipped: flow time and duration (next time minus time) of the steps skipped since.
         time, duration: of this step.
+        share: of the error to undo, 0 to 1.
 
     Returns:
         Factor of ``residual - replayed``, within -4 and 4.
@@ -95,4 +98,4 @@ def repayment(times: Sequence[float], skipped: Sequence[tuple[float, float]], ti
         return math.prod((t - computed) / (time - computed) for computed in times)
 
     error = sum(skipped_duration * phi(skipped_time) for skipped_time, skipped_duration in skipped)
-    return max(-4.0, min(0.5 * error / duration, 4.0))
+    return max(-4.0, min(share * error / duration, 4.0))

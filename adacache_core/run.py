@@ -47,7 +47,7 @@ class CacheRun:
         statistics: filled in as the run goes; keeps numbers only.
         sigma_max: largest sigma of the model; at most 1 for flow models.
         storage: in which form and where residuals are kept.
-        repays: a compute gives back half of the error of the skips before it; for samplers that take a plain step
+        repaid: part of the error of skips that the next compute gives back, 0 to 1; for samplers that take a plain step
             along the model's output (Euler) or nearly so.
         group: ranks that hold a part of the tokens each and must decide alike; None is one process.
         on_step: called after every finished step, e.g. to show progress.
@@ -65,7 +65,7 @@ class CacheRun:
         statistics: RunStatistics,
         sigma_max: float = 1.0,
         storage: Storage | None = None,
-        repays: bool = False,
+        repaid: float = 0.0,
         group: ProcessGroup | None = None,
         on_step: Callable[[RunStatistics], None] | None = None,
         calibrates: int = 0,
@@ -79,7 +79,7 @@ class CacheRun:
         self._levels = NoiseLevels(sigmas, sigma_max)
         self._storage = storage or Storage()
         self._outputs = self._storage.form == "output"
-        self._repays = repays and refresh is None
+        self._repaid = repaid if refresh is None else 0.0
         self._refresh = refresh
         self._token_bytes = token_bytes
         self._group = group
@@ -96,7 +96,7 @@ class CacheRun:
         self._started = 0.0
         self._lock = threading.Lock()
         statistics.storage = "output" if self._outputs else "hidden"
-        statistics.repays = self._repays and not self._outputs
+        statistics.repaid = 0.0 if self._outputs else self._repaid
 
     @contextmanager
     def call(
@@ -286,21 +286,21 @@ class CacheRun:
         if self._storage.form == "auto" and not self._outputs and not self._storage.holds(new, self.replay.order):
             self._outputs = True
             self.statistics.storage = "output"
-            self.statistics.repays = False
+            self.statistics.repaid = 0.0
             self._forget()
 
     def _owed(self, keys: Sequence[Hashable], time: float) -> float:
         """Factor of the surprise of a compute that is given back; 0 where nothing was skipped before it."""
         step = self._step.step if self._step else 0
         histories = {tuple(computed.time for computed in self._cache.history(key)) for key in keys}
-        if not (self._repays and self._skipped and self._levels.starts(step, time) and len(histories) == 1):
+        if not (self._repaid and self._skipped and self._levels.starts(step, time) and len(histories) == 1):
             return 0.0
         [times] = histories
         duration = self._levels.duration(step)
         if not times or duration == 0:
             return 0.0
         skipped = [(self._levels.times[earlier], self._levels.duration(earlier)) for earlier in self._skipped]
-        return repayment(times, skipped, time, duration)
+        return repayment(times, skipped, time, duration, self._repaid)
 
 
 def _video(

@@ -70,7 +70,7 @@ class RunStatistics:
         steps: records of the steps so far.
         conditions: number of conditions seen, each with a residual of its own.
         storage: what was kept, ``"hidden"`` or ``"output"``, see ``Storage``.
-        repays: whether computes give back half of the error of the skips before them, see ``CacheRun``.
+        repaid: part of the error of skips that the next compute gives back, 0 to 1, see ``CacheRun``.
         cache_bytes: most bytes held at any time, by residuals and by what token refresh keeps.
         finished: False while it runs, and after an interrupt or an error.
     """
@@ -80,7 +80,7 @@ class RunStatistics:
     steps: list[StepRecord] = field(default_factory=list)
     conditions: int = 0
     storage: str = "hidden"
-    repays: bool = False
+    repaid: float = 0.0
     cache_bytes: int = 0
     finished: bool = False
 

@@ -199,7 +199,7 @@ def ours(
         if method == "fixed":
             patches.enter_context(patch.object(_binding, "make_schedule", fixed_interval(computes)))
         if method == "fixed" or not repays:
-            patches.enter_context(patch.object(_binding, "_REPAYING_SAMPLERS", ()))
+            patches.enter_context(patch.object(_binding, "_REPAID", {}))
         yield patched, Facts(held)
 
 

@@ -182,7 +182,7 @@ class _Loop:
             times,
             statistics,
             storage=Storage(storage),
-            repays=repays and planned and self.sampling.sampler == "euler",
+            repaid=float(repays and planned and self.sampling.sampler == "euler"),
         )
         return Facts(lambda: statistics.cache_bytes)
 

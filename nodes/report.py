@@ -29,7 +29,7 @@ SENTENCES = {
         "Token Refresh made partial steps of all {count} steps that would have been skipped: each computed a part of "
         "the tokens."
     ),
-    "repaid": "Computed steps gave back half of the error of the skips before them (error repayment).",
+    "repaid": "Computed steps gave back {percent} % of the error of the skips before them (error repayment).",
     "not_repaid": "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep.",
     "outputs": (
         "Only the model's outputs were kept: they take little memory, and skipped steps come out less exact than with "
@@ -195,7 +195,9 @@ def _how(run: RunStatistics) -> list[dict[str, Any]]:
     if run.storage == "output":
         return [{"key": "outputs"}]
     planned = run.settings["planned_speedup"] is not None
-    return [{"key": "repaid" if run.repays else "not_repaid"}] if planned else []
+    if not planned:
+        return []
+    return [{"key": "repaid", "percent": round(100 * run.repaid)} if run.repaid else {"key": "not_repaid"}]
 
 
 def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:

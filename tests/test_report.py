@@ -19,7 +19,7 @@ SETTINGS = {
     "end_percent": 1.0,
     "cache_device": "same device",
 }
-REPAID = "Computed steps gave back half of the error of the skips before them (error repayment)."
+REPAID = "Computed steps gave back 100 % of the error of the skips before them (error repayment)."
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def run(pack):
     reasons = {"c": "schedule", "s": "skipped", "f": "first steps", "w": "outside window", "t": "too few steps"}
 
     def make(steps, total=None, finished=True, distances=(), regularized=(), first=None, **settings):
-        statistics = RunStatistics({**SETTINGS, **settings}, total or len(steps), repays=True, finished=finished)
+        statistics = RunStatistics({**SETTINGS, **settings}, total or len(steps), repaid=1.0, finished=finished)
         for index, letter in enumerate(steps):
             computed = letter != "s"
             record = StepRecord(index, 1 - index / 10, computed, reasons[letter], calls=2, computed_calls=2 * computed)
@@ -109,20 +109,21 @@ def test_what_was_kept_and_where(report, run):
 
 
 def test_whether_errors_were_repaid(report, run):
-    def how(repays=True, storage="hidden", **settings):
+    def how(repaid=1.0, storage="hidden", **settings):
         statistics = run("ffcscssscf", **settings)
-        statistics.repays, statistics.storage = repays, storage
+        statistics.repaid, statistics.storage = repaid, storage
         return report([statistics])["summary"].split("\n")[3:]
 
     assert how() == [REPAID]
-    assert how(repays=False) == [
+    assert how(repaid=0.5) == [REPAID.replace("100", "50")]
+    assert how(repaid=0.0) == [
         "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep."
     ]
-    assert how(repays=False, storage="output") == [
+    assert how(repaid=0.0, storage="output") == [
         "Only the model's outputs were kept: they take little memory, and skipped steps come out less exact than with "
         "hidden states."
     ]
-    assert how(repays=False, planned_speedup=None, codebook=CODEBOOK) == [], "the paper's presets never repay"
+    assert how(repaid=0.0, planned_speedup=None, codebook=CODEBOOK) == [], "the paper's presets never repay"
     assert "repaid" not in keys(report([run("ffcccc")])), "nothing was skipped"
 
 

@@ -142,7 +142,7 @@ const zh = {
     phase_middle: '采样的中间三分之一跳过最多：{size} 步中跳过 {count} 步（第 {first} 至 {last} 步）。',
     phase_late: '采样的后三分之一跳过最多：{size} 步中跳过 {count} 步（第 {first} 至 {last} 步）。',
     partial: 'Token 刷新把原本要跳过的 {count} 步都变成部分计算：每步只计算一部分 token。',
-    repaid: '已计算的步补回了此前跳过步误差的一半（误差补偿）。',
+    repaid: '已计算的步补回了此前跳过步误差的 {percent}%（误差补偿）。',
     not_repaid: '误差补偿未启用：它需要 flow 模型，且采样器为 euler、dpmpp_2m 或 res_multistep。',
     outputs: '仅保存了模型的输出：占用内存很少，但跳过的步不如保存隐藏状态时精确。',
     too_few: '没有跳过任何步：{steps} 步太少，相邻两步之间视频变化过大。',

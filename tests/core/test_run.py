@@ -64,20 +64,22 @@ def test_repayment_by_hand():
     # Computes at 0.75 and 0.5, skips at 0.375 and 0.25, a compute at 0.125; each step lasts 0.125 but the last two.
     # phi(t) = (t - 0.5)(t - 0.75) / ((0.125 - 0.5)(0.125 - 0.75)) is 0.2 at 0.375 and 0.125 / 0.234375 at 0.25.
     skipped = [(0.375, -0.125), (0.25, -0.125)]
-    expected = 0.5 * (0.2 + 0.125 / 0.234375)
+    expected = 0.2 + 0.125 / 0.234375
     assert repayment([0.5, 0.75], skipped, 0.125, -0.125) == pytest.approx(expected)
+    assert repayment([0.5, 0.75], skipped, 0.125, -0.125, share=0.5) == pytest.approx(expected / 2)
     # One compute at 0.5: phi is 1/3 and 2/3.
-    assert repayment([0.5], skipped, 0.125, -0.125) == pytest.approx(0.5)
+    assert repayment([0.5], skipped, 0.125, -0.125) == pytest.approx(1.0)
     assert repayment([0.5], skipped, 0.125, -0.001) == 4.0, "a short step does not give back without bounds"
 
 
-def test_a_compute_after_skips_gives_half_of_their_error_back():
-    model, run = DoublingModel(), new_run(repays=True)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_compute_after_skips_gives_their_error_back(share):
+    model, run = DoublingModel(), new_run(repaid=share)
     # Step 5 computes after 2, 3, 4 were skipped. Residual 7 held since step 1, 14 at step 5: the surprise is 7.
-    # With one compute to look back on, phi is 1/4, 2/4, 3/4 at the skipped steps: factor 0.5 x 1.5 = 0.75.
+    # With one compute to look back on, phi is 1/4, 2/4, 3/4 at the skipped steps, 1.5 in all.
     seen = sample(run, model, values=[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2])
     assert seen[:5] == [8] * 5
-    assert seen[5] == pytest.approx(16 + 0.75 * 7)
+    assert seen[5] == pytest.approx(16 + share * 1.5 * 7)
     assert seen[6:] == [16] * 6, "the residual is kept as it is, and nothing is owed after steps that were exact"
 
 

@@ -42,6 +42,6 @@ def test_only_the_new_condition_computes_at_a_planned_skip():
 
 
 def test_repayment_counts_as_in_force_with_hidden_storage_only():
-    assert new_run(repays=True).statistics.repays
-    assert not new_run().statistics.repays
-    assert not new_run(repays=True, storage=Storage("output")).statistics.repays
+    assert new_run(repaid=0.5).statistics.repaid == 0.5
+    assert new_run().statistics.repaid == 0
+    assert new_run(repaid=0.5, storage=Storage("output")).statistics.repaid == 0
