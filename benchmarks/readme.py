@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .settings import Sampling
+from .settings import Sampling, equal_computes
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
@@ -77,6 +77,21 @@ def methods(results: Row) -> list[str]:
         "",
         *markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns),
     ]
+
+
+def targets(results: Row) -> list[str]:
+    """What a wanted speedup gave."""
+    sampling, found = Sampling(), []
+    for computes in equal_computes(sampling.steps):
+        for row in results["rows"]:
+            if (row["runner"], row["model"], row["method"]) == ("comfyui", "adacache_demo_dit", "adacache") and (
+                row["setting"] == f"{computes} computes" and sampled_as(row, sampling)
+            ):
+                found.append((f"{sampling.steps / computes:.1f}", f"{row['speedup']:.2f}x"))
+    if not found:
+        return []
+    wanted, given = (", ".join(values) for values in zip(*found, strict=True))
+    return [f"With the preset `target`, a `target_speedup` of {wanted} gave {given}."]
 
 
 def schedules(results: Row) -> list[str]:
@@ -222,7 +237,14 @@ def _mean_and_worst(row: Row) -> str:
 
 def numbers(results: Row, measured: Row) -> str:
     """The section, from ``latest.json`` and ``causal.json``."""
-    parts = [methods(results), schedules(results), headline(results), tokens(results), causal(measured)]
+    parts = [
+        methods(results),
+        targets(results),
+        schedules(results),
+        headline(results),
+        tokens(results),
+        causal(measured),
+    ]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
