@@ -218,6 +218,17 @@ def machine() -> str:
     return f"{device}, {platform.machine()}, PyTorch {torch.__version__}"
 
 
+def publish(records: list[Record], folder: Path) -> None:
+    """``latest.json``, ``latest.md`` and the plots; and the README's numbers, where these are the committed results."""
+    found = rows(records)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
+    (folder / "latest.md").write_text(f"{machine()}\n\n{table(found)}\n")
+    plot(found, folder)
+    if folder == RESULTS:
+        readme.write()
+
+
 def plans(runner: str, model: str, short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
     """What is sampled, most wanted first: everything at the default sampling, the schedule at all others."""
     settings = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}[runner]
@@ -252,14 +263,8 @@ def main() -> None:
             runner = comfyui if name == "comfyui" else DiffusersRunner(weights, comfyui)
             for sampling, settings in plans(name, model, options.short):
                 measure(runner, sampling, settings, count, records, say)
-    found = rows(records.all)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
-    (options.out / "latest.md").write_text(f"{machine()}\n\n{table(found)}\n")
-    plot(found, options.out)
-    if options.out == RESULTS:
-        readme.write()
-    print(table(found))
+                publish(records.all, options.out)  # also where a long run is ended early
+    print(table(rows(records.all)))
 
 
 if __name__ == "__main__":

@@ -191,8 +191,8 @@ def tokens(results: Row) -> list[str]:
         "cache": lambda row: f"{(row['cache_bytes'] or 0) / 2**20:.1f} MiB",
     }
     return [
-        "**Token Refresh** is for trying ToCa, and where *hold* is all that a model allows: at equal floating-point",
-        "operations (those of the steps computed in full and in part together) skips that forecast stay closer.",
+        "**Token Refresh** is for trying ToCa. Partial steps against skips of about the same floating-point operations",
+        "(those of steps computed in full and in part together):",
         "",
         "<details><summary>At equal work</summary>",
         "",
