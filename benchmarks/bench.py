@@ -186,6 +186,19 @@ def table(found: list[Record]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
+def line_of(row: Record) -> str | None:
+    """The plot's line that a row belongs to; None for a part of AdaCache alone, which the tables show."""
+    method, setting = row["method"], row["setting"]
+    if method == "fixed":
+        return f"fixed, {setting.partition(',')[0]}"
+    if method == "adacache":
+        if setting.startswith("paper-"):
+            return None if "MoReg" in setting else "adacache, the paper's presets"
+        return method if setting.endswith(" computes") or " " not in setting else None
+    dtype: str = ", bf16" if setting.endswith("bf16") else ""
+    return method + dtype
+
+
 def plot(found: list[Record], folder: Path) -> None:
     """Mean PSNR against speedup, a line for every method and a picture for every runner, at the default sampling."""
     import matplotlib
@@ -195,14 +208,15 @@ def plot(found: list[Record], folder: Path) -> None:
 
     runners: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for r in found:
-        if r["model"] == MODELS[0] and all(r[name] == value for name, value in asdict(Sampling()).items()):
-            runners[r["runner"]][r["method"]].append(r)
+        line = line_of(r)
+        if line and r["model"] == MODELS[0] and all(r[name] == value for name, value in asdict(Sampling()).items()):
+            runners[r["runner"]][line].append(r)
     for runner, methods in runners.items():
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
         for method, points in sorted(methods.items()):
             points.sort(key=lambda r: r["speedup"])
-            line = "-" if method == "adacache" else "--"
-            axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], line, marker="o", label=method)
+            style = "-" if method == "adacache" else "--"
+            axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], style, marker="o", label=method)
         axes.set(xlabel="wall-clock speedup", ylabel="mean PSNR of the video, dB", title=f"{runner}: {Sampling()}")
         axes.grid(alpha=0.3)
         axes.legend()
