@@ -243,7 +243,32 @@ class TestDiffusers:
 def test_the_readme_says_what_the_results_say():
     text = readme.README.read_text()
     assert readme.renewed(text) == text, "run: python -m benchmarks.readme"
-    assert text.count("**AdaCache** |") == 5
+    shown, _, _ = text.partition(readme.START)[2].partition("**The plan.**")
+    assert shown.count("**AdaCache** |") == 5
+
+
+def test_the_plans_gain_by_hand():
+    def found(method, setting, mean, worst, **sampling):
+        quality = {"psnr_mean": mean, "psnr_worst_decile": worst}
+        facts = {"runner": "comfyui", "model": "adacache_demo_dit", "computed_steps": 12.0, "videos": 4}
+        return {"method": method, "setting": setting, **asdict(Sampling(**sampling)), **quality, **facts}
+
+    lines = readme.schedules(
+        {
+            "rows": [
+                found("adacache", "12 computes", 50.0, 44.0),
+                found("fixed", "forecast, 12 computes", 41.0, 46.0),
+                found("adacache", "12 computes", 48.0, 43.0, shift=8.0),
+                found("fixed", "forecast, 12 computes", 47.0, 40.0, shift=8.0),
+                found("fixed", "hold, 12 computes", 10.0, 10.0),  # held, which is another comparison
+                found("adacache", "10 computes", 99.0, 99.0),  # nothing to compare with
+            ]
+        }
+    )
+    assert lines[1] == "+5.0 dB in the median of 2 comparisons, +1.0 dB in the worst, +9.0 dB in the best."
+    table = [line for line in lines if line.startswith("| demo")]
+    assert len(table) == 2
+    assert table[0].endswith("| 12.0 | 50.0 (44.0) dB | 41.0 (46.0) dB | +9.0 (-2.0) dB | 4 |")
 
 
 def test_gpu_script_at_small_size(comfyui_path, tmp_path):
