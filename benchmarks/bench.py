@@ -167,10 +167,10 @@ def rows(records: list[Record]) -> list[Record]:
 
 def table(found: list[Record]) -> str:
     """Rows as Markdown."""
-    columns: dict[str, Callable[[Record], str]] = {
+    columns: readme.Columns = {
         "runner": lambda r: r["runner"],
-        "model": lambda r: r["model"].removeprefix("adacache_").removesuffix("_dit"),
-        "sampling": lambda r: str(Sampling(**{name: r[name] for name in asdict(Sampling())})),
+        "model": readme.model_name,
+        "sampling": lambda r: str(readme.sampling_of(r)),
         "method": lambda r: r["method"],
         "setting": lambda r: r["setting"],
         "steps": lambda r: f"{r['computed_steps']:.1f} of {r['steps']}",
@@ -182,8 +182,7 @@ def table(found: list[Record]) -> str:
         "cache KiB": lambda r: "" if r["cache_bytes"] is None else f"{r['cache_bytes'] / 1024:.0f}",
         "videos": lambda r: str(r["videos"]),
     }
-    cells = [list(columns), ["---"] * len(columns), *([show(r) for show in columns.values()] for r in found)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return "\n".join(readme.markdown(found, columns))
 
 
 def line_of(row: Record) -> str | None:
@@ -209,7 +208,7 @@ def plot(found: list[Record], folder: Path) -> None:
     runners: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for r in found:
         line = line_of(r)
-        if line and r["model"] == MODELS[0] and all(r[name] == value for name, value in asdict(Sampling()).items()):
+        if line and r["model"] == MODELS[0] and readme.sampling_of(r) == Sampling():
             runners[r["runner"]][line].append(r)
     for runner, methods in runners.items():
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")

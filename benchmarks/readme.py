@@ -27,19 +27,44 @@ NAMES = {
     "fixed": "every k-th step",
     "token refresh": "Token Refresh",
 }
-MODELS = {"adacache_demo_dit": "demo", "adacache_narrow_dit": "narrow"}
 Row = dict[str, Any]
+Columns = dict[str, Callable[[Row], str]]
 
 
-def sampled_as(row: Row, sampling: Sampling) -> bool:
-    """Whether a row is of this way of sampling."""
-    return all(row[name] == value for name, value in asdict(sampling).items())
+def model_name(row: Row) -> str:
+    """``demo`` or ``narrow``."""
+    name: str = row["model"]
+    return name.removeprefix("adacache_").removesuffix("_dit")
 
 
-def markdown(rows: Iterable[Row], columns: dict[str, Callable[[Row], str]]) -> list[str]:
-    """A table with one line per row, none without rows."""
+def sampling_of(row: Row) -> Sampling:
+    """How a row was sampled."""
+    return Sampling(**{name: row[name] for name in asdict(Sampling())})
+
+
+def markdown(rows: Iterable[Row], columns: Columns) -> list[str]:
+    """A table with one line per row."""
     cells = [[show(row) for show in columns.values()] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in (list(columns), ["---"] * len(columns), *cells)] if cells else []
+    return [f"| {' | '.join(line)} |" for line in (list(columns), ["---"] * len(columns), *cells)]
+
+
+def of_demo(results: Row, sampling: Sampling) -> list[Row]:
+    """Rows of the demo model in ComfyUI, sampled in this way."""
+    return [
+        row
+        for row in results["rows"]
+        if row["runner"] == "comfyui" and model_name(row) == "demo" and sampling_of(row) == sampling
+    ]
+
+
+def leading_columns(steps: str) -> Columns:
+    """What the tables of methods have in common; ``steps`` is the heading of the steps computed."""
+    return {
+        "method": lambda row: NAMES[row["method"]],
+        "setting": lambda row: row["setting"],
+        steps: lambda row: f"{row['computed_steps']:.1f} of {row['steps']}",
+        "speedup": lambda row: f"{row['speedup']:.2f}x",
+    }
 
 
 def decibels(value: float) -> str:
@@ -50,19 +75,9 @@ def decibels(value: float) -> str:
 def methods(results: Row) -> list[str]:
     """The peers at the default sampling, fastest last."""
     sampling = Sampling()
-    rows = [
-        row
-        for row in results["rows"]
-        if row["runner"] == "comfyui"
-        and row["model"] == "adacache_demo_dit"
-        and row["setting"] in SHOWN.get(row["method"], ())
-        and sampled_as(row, sampling)
-    ]
-    columns: dict[str, Callable[[Row], str]] = {
-        "method": lambda row: NAMES[row["method"]],
-        "setting": lambda row: row["setting"],
-        "steps computed": lambda row: f"{row['computed_steps']:.1f} of {row['steps']}",
-        "speedup": lambda row: f"{row['speedup']:.2f}x",
+    rows = [row for row in of_demo(results, sampling) if row["setting"] in SHOWN.get(row["method"], ())]
+    columns: Columns = {
+        **leading_columns("steps computed"),
         "PSNR, mean": lambda row: decibels(row["psnr_mean"]),
         "PSNR, worst tenth": lambda row: decibels(row["psnr_worst_decile"]),
         "SSIM": lambda row: f"{row['ssim_mean']:.3f}",
@@ -75,19 +90,18 @@ def methods(results: Row) -> list[str]:
         "decoded frames against the uncached ones. In fp32, as here, EasyCache of ComfyUI 0.30.0 adds to the sampler's",
         "own tensor; in bf16 it does not, and is to be judged by a bf16 row where there is one.",
         "",
-        *markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns),
+        *(markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns) if rows else ()),
     ]
 
 
 def targets(results: Row) -> list[str]:
     """What a wanted speedup gave."""
     sampling, found = Sampling(), []
+    ours = {row["setting"]: row for row in of_demo(results, sampling) if row["method"] == "adacache"}
     for computes in equal_computes(sampling.steps):
-        for row in results["rows"]:
-            if (row["runner"], row["model"], row["method"]) == ("comfyui", "adacache_demo_dit", "adacache") and (
-                row["setting"] == f"{computes} computes" and sampled_as(row, sampling)
-            ):
-                found.append((f"{sampling.steps / computes:.1f}", f"{row['speedup']:.2f}x"))
+        row = ours.get(f"{computes} computes")
+        if row is not None:
+            found.append((f"{sampling.steps / computes:.1f}", f"{row['speedup']:.2f}x"))
     if not found:
         return []
     wanted, given = (", ".join(values) for values in zip(*found, strict=True))
@@ -113,9 +127,9 @@ def schedules(results: Row) -> list[str]:
         return difference
 
     gains = [gain(pair, "psnr_mean") for pair in pairs]
-    columns: dict[str, Callable[[Row], str]] = {
-        "model": lambda pair: MODELS[pair["ours"]["model"]],
-        "sampling": lambda pair: str(Sampling(**{name: pair["ours"][name] for name in asdict(Sampling())})),
+    columns: Columns = {
+        "model": lambda pair: model_name(pair["ours"]),
+        "sampling": lambda pair: str(sampling_of(pair["ours"])),
         "steps computed": lambda pair: f"{pair['ours']['computed_steps']:.1f}",
         "AdaCache, mean (worst tenth)": lambda pair: _mean_and_worst(pair["ours"]),
         "every k-th step": lambda pair: _mean_and_worst(pair["other"]),
@@ -140,26 +154,12 @@ def schedules(results: Row) -> list[str]:
 
 def headline(results: Row) -> list[str]:
     """100 steps: the paper's speedup and more."""
-    sampling = Sampling(steps=100)
     paper = [f"{preset}{moreg}" for preset in ("paper-slow", "paper-fast") for moreg in ("", ", MoReg")]
     settings = ["21 computes", "14 computes", "hold, 21 computes", "hold, 14 computes", *paper]
-    rows = [
-        row
-        for row in results["rows"]
-        if row["runner"] == "comfyui"
-        and row["model"] == "adacache_demo_dit"
-        and row["setting"] in settings
-        and sampled_as(row, sampling)
-    ]
+    rows = [row for row in of_demo(results, Sampling(steps=100)) if row["setting"] in settings]
     if not rows:
         return []
-    columns: dict[str, Callable[[Row], str]] = {
-        "method": lambda row: NAMES[row["method"]],
-        "setting": lambda row: row["setting"],
-        "steps computed": lambda row: f"{row['computed_steps']:.1f} of 100",
-        "speedup": lambda row: f"{row['speedup']:.2f}x",
-        "PSNR, mean (worst tenth)": _mean_and_worst,
-    }
+    columns: Columns = {**leading_columns("steps computed"), "PSNR, mean (worst tenth)": _mean_and_worst}
     return [
         f"**At 100 steps**, {min(row['videos'] for row in rows)} videos: the paper's 4.7x and 7x in steps computed,",
         "forecast and planned, or held at even distances; and the published codebooks, which hold.",
@@ -170,23 +170,15 @@ def headline(results: Row) -> list[str]:
 
 def tokens(results: Row) -> list[str]:
     """Partial steps against skips of the same floating-point operations."""
-    rows = [
-        row
-        for row in results["rows"]
-        if row["method"] == "token refresh"
-        or (row["method"] == "adacache" and row["setting"].endswith(" alone"))
-        or (row["method"] == "adacache" and row["setting"].endswith(" computes") and sampled_as(row, Sampling()))
-    ]
-    rows = [row for row in rows if row["runner"] == "comfyui" and row["model"] == "adacache_demo_dit"]
-    if not any(row["method"] == "token refresh" for row in rows):
+    rows = of_demo(results, Sampling())
+    partial = [row for row in rows if row["method"] == "token refresh"]
+    if not partial:
         return []
-    counts = {row["setting"].split()[0] for row in rows if row["setting"].endswith(" alone")}
-    rows = [row for row in rows if row["method"] == "token refresh" or row["setting"].split()[0] in counts]
-    columns: dict[str, Callable[[Row], str]] = {
-        "method": lambda row: NAMES[row["method"]],
-        "setting": lambda row: row["setting"],
-        "work of a step": lambda row: f"{row['computed_steps']:.1f} of {row['steps']}",
-        "speedup": lambda row: f"{row['speedup']:.2f}x",
+    skips = [row for row in rows if row["method"] == "adacache" and row["setting"].endswith((" alone", " computes"))]
+    counts = {row["setting"].split()[0] for row in skips if row["setting"].endswith(" alone")}
+    rows = [*partial, *(row for row in skips if row["setting"].split()[0] in counts)]
+    columns: Columns = {
+        **leading_columns("work of a step"),
         "PSNR, mean (worst tenth)": _mean_and_worst,
         "cache": lambda row: f"{(row['cache_bytes'] or 0) / 2**20:.1f} MiB",
     }
@@ -207,7 +199,7 @@ def causal(measured: Row) -> list[str]:
     last: dict[str, Row] = {row["way"]: row for row in measured["times"]}
     first: dict[str, Row] = {row["way"]: row for row in reversed(measured["times"])}
     drifts = {way: [row["psnr"] for row in measured["drift"] if row["way"] == way] for way in last}
-    columns: dict[str, Callable[[Row], str]] = {
+    columns: Columns = {
         "key/value cache": lambda row: row["way"],
         "first block": lambda row: f"{1000 * first[row['way']]['seconds']:.0f} ms per call",
         "last block": lambda row: f"{1000 * row['seconds']:.0f} ms per call",
