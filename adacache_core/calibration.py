@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import ConfigurationError
 from .planning import flow_time
+from .replay import forecast_time
 from .schedule import MINIMUM_STEPS
 
 CALIBRATE = "calibrate"  # the preset that measures
@@ -86,8 +87,9 @@ class Calibration:
     def from_report(cls, report: Mapping[str, Any]) -> Calibration:
         """From the report of runs of one model, or of the experts that share its steps.
 
-        From two steps before (see ``stride``) a linear forecast is wrong by ``curvature |t - t_1| |t - t_2|`` times the
-        residual: a second divided difference, which belongs to the mean of the three flow times. Where several runs
+        From two steps before (see ``stride``) a forecast is wrong by ``curvature |u - u_1| |u - u_2|`` times the
+        residual, u being the ``forecast_time``: a second divided difference, which is taken to belong to the mean of
+        the three flow times. Where several runs
         measured there, their geometric mean counts.
 
         Raises:
@@ -144,7 +146,8 @@ class _Run:
                 raise _error(f"the model must give usual numbers, and step {index + 1} did not. Check model and LoRAs")
             if error is not None:
                 before, before_that = times[index - gap], times[index - 2 * gap]
-                curvature = error / abs((times[index] - before) * (times[index] - before_that))
+                here, last, first = map(forecast_time, (times[index], before, before_that))
+                curvature = error / abs((here - last) * (here - first))
                 yield (times[index] + before + before_that) / 3, curvature
 
 
@@ -166,29 +169,29 @@ DEMO = Calibration(
     "the demo model, three videos (slow, fast, changing), each of 30 steps forecast from those 3 and 6 before; euler, "
     "shift 3, cfg 3",
     (
-        (0.2969, 4.25),
-        (0.3583, 2.58),
-        (0.4137, 1.99),
-        (0.4653, 1.69),
-        (0.5109, 1.64),
-        (0.5526, 1.69),
-        (0.592, 1.59),
-        (0.6272, 2.11),
-        (0.6597, 2.04),
-        (0.6908, 2.39),
-        (0.7188, 2.96),
-        (0.7449, 3.6),
-        (0.7701, 4.06),
-        (0.7929, 4.93),
-        (0.8144, 6.1),
-        (0.8352, 8.23),
-        (0.8542, 11.2),
-        (0.8721, 15.2),
-        (0.8895, 20.5),
-        (0.9056, 29.9),
-        (0.9208, 42.6),
-        (0.9357, 60.5),
-        (0.9494, 88.9),
-        (0.9625, 133),
+        (0.2969, 0.107),
+        (0.3583, 0.0873),
+        (0.4137, 0.0746),
+        (0.4653, 0.0642),
+        (0.5109, 0.0559),
+        (0.5526, 0.0494),
+        (0.592, 0.0359),
+        (0.6272, 0.0342),
+        (0.6597, 0.0243),
+        (0.6908, 0.021),
+        (0.7188, 0.0162),
+        (0.7449, 0.0141),
+        (0.7701, 0.00993),
+        (0.7929, 0.00865),
+        (0.8144, 0.00661),
+        (0.8352, 0.00542),
+        (0.8542, 0.00415),
+        (0.8721, 0.00348),
+        (0.8895, 0.00264),
+        (0.9056, 0.00213),
+        (0.9208, 0.0014),
+        (0.9357, 0.000858),
+        (0.9494, 0.000467),
+        (0.9625, 0.0002),
     ),
 )

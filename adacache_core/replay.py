@@ -41,14 +41,25 @@ def hold(times: Sequence[float], residuals: Sequence[Tensor], time: float) -> Te
     return residuals[0]
 
 
+def forecast_time(time: float) -> float:
+    """The variable in which residuals run straightest, of a flow time within 0 and 1.
+
+    At high noise they follow the noise-to-signal ratio t / (1 - t), at low noise the logarithm of t; both offsets keep
+    the ends finite. A line in it misses the next residuals of two small Wan models by 30 % less than a line in t,
+    which overshoots at high noise: there a residual changes half as much in the next gap as the last gap suggests.
+    """
+    return 1 / (1.01 - time) + math.log(time + 0.02)
+
+
 def forecast(times: Sequence[float], residuals: Sequence[Tensor], time: float) -> Tensor:
     """The line through the last two computes, extended to ``time``; held while there is only one.
 
-    Linear in flow time: higher orders lose at the gaps that are worth having, lower ones hold. Evaluated in float32.
+    Linear in ``forecast_time``: higher orders lose at the gaps that are worth having. Evaluated in float32.
     """
     if len(residuals) < 2:
         return hold(times, residuals, time)
-    slope = (time - times[0]) / (times[0] - times[1])
+    last, before = forecast_time(times[0]), forecast_time(times[1])
+    slope = (forecast_time(time) - last) / (last - before)
     new, old = residuals[0].float(), residuals[1].float()
     return new.add(new - old, alpha=slope)
 
@@ -80,12 +91,12 @@ def repayment(
     """How much of a compute's surprise to add to it, so as to undo the error of the steps skipped before it.
 
     At a compute the replay for that very step is known to be wrong by ``residual - replayed``. Before the last compute
-    it was exact, so its error at a skipped step is about the ``phi(t) = prod (t - t_i) / (time - t_i)`` fold of that,
-    with t_i the computes that it looked back on. An Euler step integrates ``error x duration``; the result times the
-    surprise, added at this step, takes the sum back.
+    it was exact, so its error at a skipped step is about the ``phi(u) = prod (u - u_i) / (u_c - u_i)`` fold of that;
+    u is the skipped step's ``forecast_time``, u_c this compute's, u_i those of the computes that it looked back on. An
+    Euler step integrates ``error x duration``; the result times the surprise, added at this step, takes the sum back.
 
     Args:
-        times: flow times t_i of the computes before this one, newest first.
+        times: flow times of the computes before this one, newest first.
         skipped: flow time and duration (next time minus time) of the steps skipped since.
         time, duration: of this step.
         share: of the error to undo, 0 to 1.
@@ -93,9 +104,10 @@ def repayment(
     Returns:
         Factor of ``residual - replayed``, within -4 and 4.
     """
+    this, *computed = map(forecast_time, (time, *times))
 
-    def phi(t: float) -> float:
-        return math.prod((t - computed) / (time - computed) for computed in times)
+    def phi(skipped_time: float) -> float:
+        return math.prod((forecast_time(skipped_time) - before) / (this - before) for before in computed)
 
     error = sum(skipped_duration * phi(skipped_time) for skipped_time, skipped_duration in skipped)
     return max(-4.0, min(share * error / duration, 4.0))

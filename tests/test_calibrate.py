@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -93,7 +94,8 @@ def test_one_run_is_measured_and_its_calibration_used(server):
     for (time, curvature), step in zip(kept["curve"], range(STEPS - 1, 1, -1), strict=True):
         third, second, first = sigmas[step - 2 : step + 1]
         assert time == pytest.approx((first + second + third) / 3, rel=1e-4)
-        assert curvature == pytest.approx(errors[step] / ((second - first) * (third - first)), rel=1e-4)
+        here, last, before = (1 / (1.01 - sigma) + math.log(sigma + 0.02) for sigma in (first, second, third))
+        assert curvature == pytest.approx(errors[step] / ((last - here) * (before - here)), rel=1e-4)
 
     assert steps_of(run) == plan(sigmas, QUALITY, FORCED, correction=Calibration.parse(text).correction)
     assert report(run)["runs"][0]["settings"]["calibration"] == kept["source"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -27,13 +28,25 @@ from .test_schedule import brute_force, drive, shifted
 
 STEPS = 10
 TIMES = [1 - step / STEPS for step in range(STEPS)]
+
+
+def u(time: float) -> float:
+    """What a forecast is linear in; 10 more than 1 / (1.01 - t) + ln(t + 0.02), so that it is above 0."""
+    return 10 + 1 / (1.01 - time) + math.log(time + 0.02)
+
+
+def missed(times: list[float]) -> list[float]:
+    """How far a line through u squared at two places before misses the next, of its size: (u - u1)(u - u2) / u^2."""
+    return [(u(t) - u(t1)) * (u(t) - u(t2)) / u(t) ** 2 for t, t1, t2 in zip(times[2:], times[1:], times, strict=False)]
+
+
 SETTINGS = {"preset": CALIBRATE, "family": "doubling", "sigma_max": 1.0}
 
 
 def quadratic(
     constant: float | None = None, calls: int = 1, calibrates: bool = True, dtype=torch.float32, steps: int = STEPS
 ):
-    """Of a run with residual 7 t squared at flow time t; that of a second condition is 7 times a constant."""
+    """Of a run with residual 7 u squared; that of a second condition is 7 times a constant."""
     model, statistics = DoublingModel(), RunStatistics(SETTINGS, steps)
     times = [1 - step / steps for step in range(steps)]
     run = CacheRun(
@@ -44,7 +57,7 @@ def quadratic(
         calibrates=stride(steps) if calibrates else 0,
     )
     for time in times:
-        values = [time**2] if constant is None else [time**2, constant]
+        values = [u(time) ** 2] if constant is None else [u(time) ** 2, constant]
         for _ in range(calls):
             with run.call(model, LAYOUT, time, ("a", "b")[: len(values)]):
                 model(torch.cat([ones(value) for value in values]).to(dtype))
@@ -53,7 +66,7 @@ def quadratic(
 
 @pytest.fixture
 def report():
-    """Of a run whose residual is 7 t squared: its second divided difference is 7, or 1 / t squared of its size."""
+    """Of a run whose residual is 7 u squared: its second divided difference is 7, or 1 / u squared of its size."""
     return {"runs": [json.loads(json.dumps(quadratic().to_dict()))]}
 
 
@@ -66,30 +79,31 @@ def test_the_forecast_error_of_a_quadratic_residual():
     records = quadratic().steps
     assert all(record.computed for record in records)
     assert [record.forecast_error for record in records[:2]] == [None, None]
-    # A line misses 7 t squared by 7 (t - t1)(t - t2) = 7 x 0.1 x 0.2.
-    expected = [0.02 / time**2 for time in TIMES[2:]]
-    assert [record.forecast_error for record in records[2:]] == pytest.approx(expected, rel=1e-5)
+    # A line misses 7 u squared by 7 (u - u1)(u - u2).
+    assert [record.forecast_error for record in records[2:]] == pytest.approx(missed(TIMES), rel=1e-4)
 
 
 def test_conditions_add_up_before_the_division():
-    # The other condition's residual stays 7 x 0.5, which a line does not miss.
-    errors = [record.forecast_error for record in quadratic(constant=0.5).steps[2:]]
-    assert errors == pytest.approx([0.02 / (time**2 + 0.5) for time in TIMES[2:]], rel=1e-5)
+    # The other condition's residual stays 7 x 300, which a line does not miss.
+    errors = [record.forecast_error for record in quadratic(constant=300.0).steps[2:]]
+    expected = [
+        error * u(time) ** 2 / (u(time) ** 2 + 300) for error, time in zip(missed(TIMES), TIMES[2:], strict=True)
+    ]
+    assert errors == pytest.approx(expected, rel=1e-4)
 
 
 def test_low_precision_residuals_are_forecast_in_float32():
-    # 7 t squared in bfloat16 is off by up to 2^-9 each; the line through two of them by up to 4 x 2^-9 of the largest.
     errors = [record.forecast_error for record in quadratic(dtype=torch.bfloat16).steps[2:5]]
-    assert errors == pytest.approx([0.02 / time**2 for time in TIMES[2:5]], abs=4 * 2**-9 / TIMES[4] ** 2)
-    assert errors[0] == pytest.approx(exact_in_bfloat16(2), rel=1e-6)
+    assert errors == pytest.approx([missed_in_bfloat16(step) for step in (2, 3, 4)], rel=1e-4)
 
 
-def exact_in_bfloat16(step: int) -> float:
+def missed_in_bfloat16(step: int) -> float:
     """The forecast error of a step with residuals rounded as the model rounds them: 8 h - h of a rounded input h."""
-    inputs = torch.tensor([time**2 for time in TIMES]).bfloat16()
+    inputs = torch.tensor([u(time) ** 2 for time in TIMES]).bfloat16()
     residuals = (8 * inputs).float() - inputs.float()
-    kept = residuals.bfloat16().double()
-    return float(abs(kept[step] - (2 * kept[step - 1] - kept[step - 2])) / kept[step])
+    new, last, before = residuals.bfloat16().double()[[step, step - 1, step - 2]]
+    slope = (u(TIMES[step]) - u(TIMES[step - 1])) / (u(TIMES[step - 1]) - u(TIMES[step - 2]))
+    return float(abs(new - (last + slope * (last - before))) / new)
 
 
 def test_nothing_is_measured_otherwise():
@@ -101,15 +115,13 @@ def test_longer_runs_measure_over_several_steps(steps, every):
     statistics = quadratic(steps=steps)
     assert stride(steps) == every
     times = [1 - step / steps for step in range(steps)]
-    assert [record.forecast_error for record in statistics.steps] == [
-        # 7 (t - t1)(t - t2) of 7 t squared, with t1 and t2 that many steps before.
-        None if step % every or step < 2 * every else pytest.approx(2 * (every / steps) ** 2 / time**2, rel=1e-3)
-        for step, time in enumerate(times)
-    ]
+    measured = {step: record.forecast_error for step, record in enumerate(statistics.steps) if record.forecast_error}
+    assert list(measured) == list(range(2 * every, steps, every))
+    assert list(measured.values()) == pytest.approx(missed(times[::every]), rel=1e-3)
     made = Calibration.from_report({"runs": [statistics.to_dict()]})
     ends = times[2 * every :: every][::-1]
     assert [time for time, _ in made.curve] == pytest.approx([end + every / steps for end in ends], abs=1e-6)
-    assert [curvature for _, curvature in made.curve] == pytest.approx([1 / end**2 for end in ends], rel=1e-3)
+    assert [curvature for _, curvature in made.curve] == pytest.approx([1 / u(end) ** 2 for end in ends], rel=1e-3)
 
 
 def test_calibrating_computes_every_step_and_forecasts_whatever_else_is_chosen():
@@ -121,9 +133,9 @@ def test_a_report_becomes_a_curve(report):
     made = Calibration.from_report(report)
     assert (made.family, made.source) == ("doubling", "doubling, all of 10 steps computed")
     times, curvatures = zip(*made.curve, strict=True)
-    # The mean of three flow times is the middle one; 0.02 / t^2 over 0.1 x 0.2 is 1 / t^2.
+    # The mean of three flow times is the middle one; (u - u1)(u - u2) / u^2 over (u - u1)(u - u2) is 1 / u^2.
     assert times == pytest.approx(TIMES[1:-1][::-1])
-    assert curvatures == pytest.approx([1 / time**2 for time in TIMES[2:][::-1]], rel=1e-5)
+    assert curvatures == pytest.approx([1 / u(time) ** 2 for time in TIMES[2:][::-1]], rel=1e-4)
 
 
 def test_a_model_with_large_sigmas_is_measured_in_flow_time(report):
@@ -135,7 +147,7 @@ def test_a_model_with_large_sigmas_is_measured_in_flow_time(report):
     run["steps"][2]["forecast_error"] = 0.3
     time, curvature = Calibration.from_report(report).curve[-1]
     assert time == pytest.approx((0.9 + 0.8 + 0.75) / 3, abs=1e-6)
-    assert curvature == pytest.approx(0.3 / (0.05 * 0.15))
+    assert curvature == pytest.approx(0.3 / ((u(0.75) - u(0.8)) * (u(0.75) - u(0.9))))
 
 
 def test_runs_of_one_model_are_averaged_and_put_together(report):
@@ -147,8 +159,8 @@ def test_runs_of_one_model_are_averaged_and_put_together(report):
     other["steps"], other["total_steps"] = other["steps"][4:], 6
     other["steps"][0]["forecast_error"] = other["steps"][1]["forecast_error"] = None
     made = Calibration.from_report({"runs": [report["runs"][0], other]})
-    factors = [curvature * time**2 for (_, curvature), time in zip(made.curve, TIMES[2:][::-1], strict=True)]
-    assert factors == pytest.approx([2, 2, 2, 2, 1, 1, 1, 1], rel=1e-5)
+    factors = [curvature * u(time) ** 2 for (_, curvature), time in zip(made.curve, TIMES[2:][::-1], strict=True)]
+    assert factors == pytest.approx([2, 2, 2, 2, 1, 1, 1, 1], rel=1e-4)
     assert made.source == "doubling, all of 10 + 6 steps computed"
 
 

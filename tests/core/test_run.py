@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from adacache_core import FORECAST, HOLD, CacheRun, Codebook, CodebookSchedule, RunStatistics, ShapeMismatchError
 from adacache_core.noise_levels import NoiseLevels
-from adacache_core.replay import ComputedResidual, forecast, repayment
+from adacache_core.replay import ComputedResidual, forecast, forecast_time, repayment
 from adacache_core.residual_cache import ResidualCache, Storage
 
 from .doubling import LAYOUT, DoublingModel, ones
@@ -49,37 +50,45 @@ def test_held_residual_of_the_last_compute_is_added_to_the_new_input():
 
 
 def test_forecast_extends_the_line_through_the_last_two_computes():
-    # Residual is 7 x input, input grows by 1 a step, so the line is exact: every step equals its compute.
-    assert sample(new_run(FORECAST), DoublingModel(), values=list(range(1, STEPS + 1))) == pytest.approx(
-        [8.0 * value for value in range(1, STEPS + 1)], rel=1e-6
-    )
+    # Residual is 7 x input, which grows as the forecast's variable, so the line is exact: every step is its compute.
+    values = [10 + forecast_time(sigma) for sigma in SIGMAS[:-1]]
+    assert sample(new_run(FORECAST), DoublingModel(), values=values) == pytest.approx([8 * v for v in values], rel=1e-5)
 
 
 def test_forecast_by_hand():
-    assert torch.equal(forecast([0.5, 0.75], [ones(4), ones(3)], 0.25), ones(5))
-    assert torch.equal(forecast([0.5], [ones(4)], 0.25), ones(4)), "one compute is held"
+    # 1 / (1.01 - t) + ln(t + 0.02) is 100 + ln 1.02 at 1, 2 + ln 0.53 at 0.51 and 1 + ln 0.03 at 0.01.
+    assert [forecast_time(time) for time in (1.0, 0.51, 0.01)] == pytest.approx([100.019803, 1.365122, -2.506558])
+    # From 3 at 1 to 4 at 0.51 it went 1 in -98.654681; to 0.01 it is -3.871680 more.
+    expected = 4 + 3.871680 / 98.654681
+    assert forecast([0.51, 1.0], [ones(4), ones(3)], 0.01)[0, 0, 0].item() == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(forecast([0.51], [ones(4)], 0.01), ones(4)), "one compute is held"
 
 
 def test_repayment_by_hand():
-    # Computes at 0.75 and 0.5, skips at 0.375 and 0.25, a compute at 0.125; each step lasts 0.125 but the last two.
-    # phi(t) = (t - 0.5)(t - 0.75) / ((0.125 - 0.5)(0.125 - 0.75)) is 0.2 at 0.375 and 0.125 / 0.234375 at 0.25.
-    skipped = [(0.375, -0.125), (0.25, -0.125)]
-    expected = 0.2 + 0.125 / 0.234375
-    assert repayment([0.5, 0.75], skipped, 0.125, -0.125) == pytest.approx(expected)
-    assert repayment([0.5, 0.75], skipped, 0.125, -0.125, share=0.5) == pytest.approx(expected / 2)
-    # One compute at 0.5: phi is 1/3 and 2/3.
-    assert repayment([0.5], skipped, 0.125, -0.125) == pytest.approx(1.0)
-    assert repayment([0.5], skipped, 0.125, -0.001) == 4.0, "a short step does not give back without bounds"
+    # Computes at 0.81 and 0.76, skips at 0.61 and 0.51, a compute at 0.01. By 1 / (1.01 - t) + ln(t + 0.02) that is
+    # u = 4.813670, 3.751539 | 2.037965, 1.365122 | -2.506558, and phi(u) =
+    # (u - 3.751539)(u - 4.813670) / ((-2.506558 - 3.751539)(-2.506558 - 4.813670)) = 4.756376 / 45.810697 at 0.61
+    # and 8.229674 / 45.810697 at 0.51.
+    skipped = [(0.61, -0.1), (0.51, -0.5)]
+    expected = (0.1 * 4.756376 + 0.5 * 8.229674) / 45.810697 / 0.2
+    assert repayment([0.76, 0.81], skipped, 0.01, -0.2) == pytest.approx(expected, rel=1e-5)
+    assert repayment([0.76, 0.81], skipped, 0.01, -0.2, share=0.5) == pytest.approx(expected / 2, rel=1e-5)
+    # One compute at 0.76: phi is 1.713574 / 6.258097 and 2.386417 / 6.258097.
+    expected = (0.1 * 1.713574 + 0.5 * 2.386417) / 6.258097 / 0.2
+    assert repayment([0.76], skipped, 0.01, -0.2) == pytest.approx(expected, rel=1e-5)
+    assert repayment([0.76], skipped, 0.01, -0.001) == 4.0, "a short step does not give back without bounds"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_a_compute_after_skips_gives_their_error_back(share):
     model, run = DoublingModel(), new_run(repaid=share)
     # Step 5 computes after 2, 3, 4 were skipped. Residual 7 held since step 1, 14 at step 5: the surprise is 7.
-    # With one compute to look back on, phi is 1/4, 2/4, 3/4 at the skipped steps, 1.5 in all.
+    # With one compute to look back on, phi(u) is (u - u1) / (u5 - u1); the flow times are 11/12 to 7/12.
+    u1, u2, u3, u4, u5 = (1 / (1.01 - twelfths / 12) + math.log(twelfths / 12 + 0.02) for twelfths in (11, 10, 9, 8, 7))
+    owed = (u2 + u3 + u4 - 3 * u1) / (u5 - u1)
     seen = sample(run, model, values=[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2])
     assert seen[:5] == [8] * 5
-    assert seen[5] == pytest.approx(16 + share * 1.5 * 7)
+    assert seen[5] == pytest.approx(16 + share * owed * 7)
     assert seen[6:] == [16] * 6, "the residual is kept as it is, and nothing is owed after steps that were exact"
 
 
@@ -90,8 +99,10 @@ def test_kept_outputs_are_replayed_without_the_model():
         with run.call(model, LAYOUT, SIGMAS[step], ("a", "b")):
             outputs.append(model(ones(1 + step, batch=2)))
         outputs[-1] += 100  # as a sampler may
-    # Computed at 0, 1 and 5: 8 and 16, whose line goes on with 24, 32, 40 whatever the input is.
-    assert [output[0, 0, 0].item() - 100 for output in outputs] == pytest.approx([8, 16, 24, 32, 40, 48])
+    # Computed at 0, 1 and 5: 8 and 16, whose line goes on whatever the input is.
+    u0, u1, *later = map(forecast_time, SIGMAS[:5])
+    expected = [8, 16, *(16 + 8 * (u - u1) / (u1 - u0) for u in later), 48]
+    assert [output[0, 0, 0].item() - 100 for output in outputs] == pytest.approx(expected)
     assert model.block_calls == 3 * 3
     assert run.statistics.storage == "output"
     assert run.statistics.cache_bytes == 2 * 2 * 4 * 2 * 4
