@@ -14,15 +14,13 @@ from torch.distributed import ProcessGroup
 
 from . import model_call, sublayers
 from .layout import Layout
-from .measurement import Measurement
+from .measurement import Measurement, Video
 from .noise_levels import NoiseLevels
 from .replay import ComputedResidual, Replay, repayment
 from .residual_cache import ResidualCache, Storage
 from .schedule import Schedule
 from .statistics import RunStatistics, StepRecord
 from .tokens import Grid, TokenCache, TokenRefresh
-
-Video = Callable[[Tensor], tuple[Tensor, int]] | None  # finds the video's tokens and its number of frames
 
 
 class CacheRun:
@@ -87,7 +85,7 @@ class CacheRun:
         self._on_step = on_step
         self._cache = ResidualCache(replay.order, self._storage.device)
         self._tokens = self._empty_tokens()
-        self._measured = Measurement(self.schedule.motion, self._group, bool(calibrates))
+        self._measured = Measurement(None)
         self._conditions: dict[Hashable, int] = {}  # numbered as they come up
         self._asked: set[Hashable] = set()  # conditions since the last scheduled compute
         self._emptied: StepRecord | None = None  # the last step at which the cache was
@@ -186,6 +184,7 @@ class CacheRun:
     def drop(self) -> None:
         """Let go of all tensors, even if the run itself lives on in the traceback of an error."""
         self._cache.keep(())
+        self._measured = Measurement(None)
         if self._tokens is not None:
             self._tokens.keep(())
 
@@ -206,6 +205,9 @@ class CacheRun:
             if self._step.partial:
                 self._step.reason = "partial"
             self._started = clock.perf_counter()
+            motion = self.schedule.motion if self.schedule.measures_motion(step) else None
+            relative = self.schedule.relative_motion
+            self._measured = Measurement(motion, self._group, bool(self._calibrates), relative)
         record = self._step
         numbers = [self._conditions.setdefault(key, len(self._conditions)) for key in keys]
         self._asked.update(keys)
@@ -246,7 +248,6 @@ class CacheRun:
 
     def _observe(self, record: StepRecord) -> None:
         distance, motion_score, record.forecast_error, finite = self._measured.result()
-        self._measured = Measurement(self.schedule.motion, self._group, bool(self._calibrates))
         if not finite:
             # A residual that is not a number must never be replayed; computing on shows the error in the video
             # just as it would without a cache.

@@ -31,6 +31,12 @@ SENTENCES = {
     ),
     "repaid": "Computed steps gave back {percent} % of the error of the skips before them (error repayment).",
     "not_repaid": "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep.",
+    "moved": (
+        "MoReg gave this video {percent} % of the planned computes, by how much moves in what the prompt asks for."
+    ),
+    "not_moved": (
+        "MoReg left the plan as it is: it compares the two conditions of guidance, which this run did not have."
+    ),
     "outputs": (
         "Only the model's outputs were kept: they take little memory, and skipped steps come out less exact than with "
         "hidden states."
@@ -178,7 +184,7 @@ def _why(run: RunStatistics) -> list[dict[str, Any]]:
         entries.append({"key": "partial", "count": run.partial_steps})
     elif skipped:
         entries.append(_phase(skipped, run.total_steps))
-        entries += _how(run)
+        entries += _how(run) + _moved(run)
     elif run.finished and run.steps:
         entries.append(_why_nothing(run))
     reasons = [record.reason for record in run.steps]
@@ -198,6 +204,14 @@ def _how(run: RunStatistics) -> list[dict[str, Any]]:
     if not planned:
         return []
     return [{"key": "repaid", "percent": round(100 * run.repaid)} if run.repaid else {"key": "not_repaid"}]
+
+
+def _moved(run: RunStatistics) -> list[dict[str, Any]]:
+    """What MoReg made of a plan; what it makes of a codebook is in the distances."""
+    if run.settings["planned_speedup"] is None or run.settings["motion_regularization"] is None:
+        return []
+    share = run.steps[1].motion_score if len(run.steps) > 1 else None
+    return [{"key": "not_moved"} if share is None else {"key": "moved", "percent": round(100 * share)}]
 
 
 def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:

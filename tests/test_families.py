@@ -195,7 +195,7 @@ def test_family_moreg_sees_the_video_tokens_and_no_others(tiny: Tiny, monkeypatc
 
     monkeypatch.setattr(measurement, "motion_terms", seeing_motion_terms)
     monkeypatch.setattr(ResidualCache, "store", seeing_store)
-    patched, statistics = tiny.bind("balanced", motion=MotionRegularization())
+    patched, statistics = tiny.bind("paper-fast", motion=MotionRegularization())
     sample(patched, tiny.row, STEPS)
     tokens = math.prod(tiny.row.grid)
     (video, frames), residual = moved[0], residuals[0]

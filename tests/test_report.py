@@ -14,6 +14,7 @@ SETTINGS = {
     "preset": "balanced",
     "replay": "forecast",
     "planned_speedup": 2.2,
+    "motion_regularization": None,
     "codebook": None,
     "start_percent": 0.0,
     "end_percent": 1.0,
@@ -125,6 +126,23 @@ def test_whether_errors_were_repaid(report, run):
     ]
     assert how(repaid=0.0, planned_speedup=None, codebook=CODEBOOK) == [], "the paper's presets never repay"
     assert "repaid" not in keys(report([run("ffcccc")])), "nothing was skipped"
+
+
+def test_what_moreg_made_of_a_plan(report, run):
+    def said(share, **settings):
+        statistics = run("ffcscssscf", **{"motion_regularization": {"strides": [1]}, **settings})
+        statistics.steps[1].motion_score = share
+        return report([statistics])["summary"].split("\n")[3:]
+
+    assert said(1.1234) == [
+        REPAID,
+        "MoReg gave this video 112 % of the planned computes, by how much moves in what the prompt asks for.",
+    ]
+    assert said(None)[1:] == [
+        "MoReg left the plan as it is: it compares the two conditions of guidance, which this run did not have."
+    ]
+    assert said(1.1, motion_regularization=None) == [REPAID]
+    assert said(1.1, planned_speedup=None, codebook=CODEBOOK) == [], "a codebook shows it in its distances"
 
 
 @pytest.mark.parametrize(("steps", "third"), [("fsssccccccff", "early"), ("ffccccccsssf", "late")])

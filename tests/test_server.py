@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from adacache_core.presets import SPEEDUPS
 from demo.comfyui import ComfyError, ComfyServer, PromptRun, default_packs
 
 NODES = (
@@ -157,11 +158,26 @@ def test_one_condition_caches_half_of_two(server):
     assert one["computed_steps"] == two["computed_steps"]
 
 
-def test_moreg_measures_motion(server):
-    run = server.run(prompt({}, moreg={"scale": 0.01, "exponent": 1.0}))
-    assert report(run)["computed_steps"] > report(server.run(prompt({})))["computed_steps"]
+def test_moreg_scales_the_papers_distances(server):
+    run = server.run(prompt({"preset": "paper-fast"}, moreg={"scale": 0.01, "exponent": 1.0}))
+    plain = server.run(prompt({"preset": "paper-fast"}))
+    assert report(run)["computed_steps"] > report(plain)["computed_steps"]
     scores = [step["motion_score"] for step in report(run)["runs"][0]["steps"]]
     assert any(score is not None and score > 1 for score in scores)
+
+
+def test_moreg_sets_the_budget_of_a_plan_by_what_guidance_moves(server):
+    made = report(server.run(prompt({}, moreg={}, steps=30)))
+    scores = {step["step"]: step["motion_score"] for step in made["runs"][0]["steps"] if step["motion_score"]}
+    [share] = scores.values()
+    assert list(scores) == [1]
+    assert 0.8 <= share <= 1.3
+    assert made["computed_steps"] == round(30 / SPEEDUPS["balanced"] * share)
+    assert f"MoReg gave this video {share:.0%}".replace("%", " %") in made["summary"]
+
+    alone = report(server.run(prompt({}, moreg={}, steps=30, cfg=1.0)))
+    assert alone["computed_steps"] == round(30 / SPEEDUPS["balanced"])
+    assert "MoReg left the plan as it is: it compares the two conditions of guidance" in alone["summary"]
 
 
 def test_an_inspector_without_statistics_says_so(server):

@@ -144,6 +144,8 @@ const zh = {
     partial: 'Token 刷新把原本要跳过的 {count} 步都变成部分计算：每步只计算一部分 token。',
     repaid: '已计算的步补回了此前跳过步误差的 {percent}%（误差补偿）。',
     not_repaid: '误差补偿未启用：它需要 flow 模型，且采样器为 euler、dpmpp_2m 或 res_multistep。',
+    moved: 'MoReg 按提示词所要求内容的运动量，给了这段视频计划计算步数的 {percent}%。',
+    not_moved: 'MoReg 未改变计划：它比较引导的两个条件，而本次采样没有两个条件。',
     outputs: '仅保存了模型的输出：占用内存很少，但跳过的步不如保存隐藏状态时精确。',
     too_few: '没有跳过任何步：{steps} 步太少，相邻两步之间视频变化过大。',
     calibrated: '为测量该模型，计算了每一步。请把“报告”接到“AdaCache 校准”节点，并把其“校准”接到 AdaCache。',

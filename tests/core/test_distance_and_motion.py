@@ -5,6 +5,7 @@ import torch
 
 from adacache_core import ConfigurationError, MotionRegularization, ShapeMismatchError, motion_score, residual_distance
 from adacache_core.distance import distance_terms, l1_norm
+from adacache_core.measurement import Measurement
 from adacache_core.motion import motion_terms, score_of_terms
 
 
@@ -99,3 +100,28 @@ def test_strides_are_parsed_and_checked_against_the_video():
     MotionRegularization(strides=(2,)).check_frames(3)
     with pytest.raises(ConfigurationError, match="stride of 3 needs more than 3 latent frames, the video has 3"):
         MotionRegularization(strides=(1, 3)).check_frames(3)
+
+
+class TestRelativeMotion:
+    @staticmethod
+    def measured(*conditions: torch.Tensor) -> float | None:
+        measurement = Measurement(MotionRegularization(), relative=True)
+        for key, residual in enumerate(conditions):
+            # A model may put the prompt's tokens in front, as many as it has.
+            text = torch.full((1, key, 1), 100.0)
+            measurement.add(key, None, torch.cat((text, residual), 1), lambda tokens, key=key: (tokens[:, key:], 2))
+        return measurement.result()[1]
+
+    def test_is_that_of_what_guidance_adds_over_that_of_all(self):
+        # The conditions differ by -1 and 1: |1 + 1| / (1 + 1) = 1. They themselves: (|4 - 2| + |3 - 3|) / (6 + 6).
+        assert self.measured(frames(2, 4), frames(3, 3)) == pytest.approx(1 / (2 / 12))
+        # What differs stays the same in both frames.
+        assert self.measured(frames(2, 4), frames(3, 5)) == 0.0
+
+    def test_needs_two_conditions_that_differ(self):
+        assert self.measured(frames(2, 4)) is None
+        assert self.measured(frames(2, 4), frames(3, 3), frames(1, 3)) is None
+        assert self.measured(frames(2, 4), frames(2, 4)) is None
+
+    def test_needs_something_that_moves(self):
+        assert self.measured(frames(2, 2), frames(3, 3)) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from adacache_core import (
     replay_for,
 )
 from adacache_core.planning import MAXIMUM_GAP, error_weight
+from adacache_core.schedule import typical_motion
 
 
 def shifted(steps: int, shift: float = 3.0) -> list[float]:
@@ -111,22 +113,31 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
-@pytest.mark.parametrize(("motion", "computed"), [(0.0, 10), (0.385, 10), (0.4345, 12), (0.482, 14), (0.9, 15)])
-def test_a_moving_video_gets_more_computes(motion, computed):
-    # 10 of 30 computes times (motion / 0.385) ** 1.5, within 1 and 1.5.
-    schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
-    assert len(drive(schedule, motion=motion)) == computed
-    assert schedule.steps == plan(shifted(30), computed, {0, 1, 28, 29})
+def test_the_usual_motion_grows_from_the_start_on():
+    assert [typical_motion(time) for time in (1.0, 0.972, 0.0)] == pytest.approx([0.6, 1 - 0.4 / math.e, 1.0])
+
+
+@pytest.mark.parametrize(("motion", "computed"), [(0.0, 8), (0.7, 8), (1.0, 10), (1.256, 12), (1.4, 13), (9.0, 13)])
+def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, computed):
+    # 10 of 30 computes times the 0.8th power of the relative motion over the usual one, within 0.8 and 1.3.
+    times = shifted(30)
+    schedule = PlannedSchedule(times, 3.0, motion=MotionRegularization())
+    usual = 1 - 0.4 * math.exp((times[1] - 1) / 0.028)
+    assert len(drive(schedule, motion=motion * usual)) == computed
+    assert schedule.steps == plan(times, computed, {0, 1, 28, 29})
 
 
 def test_the_second_step_alone_sets_the_budget():
-    schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization(exponent=1.0))
-    schedule.observe(0, None, 0.9)
-    schedule.observe(1, 0.1, 0.4345)
+    schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization())
+    assert [step for step in range(30) if schedule.measures_motion(step)] == [1]
+    schedule.observe(0, None)
+    # 1 - 0.4 exp(-0.011364 / 0.028) is 0.73344; half as much again is a factor of 1.5 ** 0.8 = 1.383, of which 1.3.
+    assert schedule.observe(1, 0.1, 0.73344).motion_score == pytest.approx(1.0, abs=1e-4)
+    assert schedule.observe(1, 0.1, 1.5 * 0.73344).motion_score == 1.3
     budgeted = schedule.steps
-    assert len(budgeted) == 12
+    assert len(budgeted) == 13
     for step in budgeted[2:]:
-        schedule.observe(step, 0.1, 0.9)
+        assert schedule.observe(step, 0.1, 0.1).motion_score is None
     assert schedule.steps == budgeted
 
 
