@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .settings import Sampling, equal_computes
 
@@ -27,6 +27,7 @@ NAMES = {
     "fixed": "every k-th step",
     "token refresh": "Token Refresh",
 }
+T = TypeVar("T")
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
 
@@ -42,7 +43,7 @@ def sampling_of(row: Row) -> Sampling:
     return Sampling(**{name: row[name] for name in asdict(Sampling())})
 
 
-def markdown(rows: Iterable[Row], columns: Columns) -> list[str]:
+def markdown(rows: Iterable[T], columns: Mapping[str, Callable[[T], str]]) -> list[str]:
     """A table with one line per row."""
     cells = [[show(row) for show in columns.values()] for row in rows]
     return [f"| {' | '.join(line)} |" for line in (list(columns), ["---"] * len(columns), *cells)]
@@ -152,6 +153,42 @@ def schedules(results: Row) -> list[str]:
     ]
 
 
+def motion(results: Row) -> list[str]:
+    """Plans with MoReg and without, at about equal counts."""
+    ours = {
+        (_place(row), row["setting"]): row
+        for row in results["rows"]
+        if row["runner"] == "comfyui" and row["method"] == "adacache"
+    }
+    pairs = [
+        (ours[place, setting.removesuffix(", MoReg")], row)
+        for (place, setting), row in ours.items()
+        if setting.endswith(" computes, MoReg")
+    ]
+    if not pairs:
+        return []
+
+    def change(name: str, form: str) -> Callable[[tuple[Row, Row]], str]:
+        return lambda pair: " to ".join(format(row[name] or 0, form) for row in pair)
+
+    columns: dict[str, Callable[[tuple[Row, Row]], str]] = {
+        "model": lambda pair: model_name(pair[0]),
+        "steps computed": change("computed_steps", ".1f"),
+        "PSNR, mean": change("psnr_mean", ".1f"),
+        "worst tenth": change("psnr_worst_decile", ".1f"),
+        "fast motion": change("psnr_fast_motion", ".1f"),
+        "motion kept": change("motion_ratio", ".3f"),
+        "videos": lambda pair: str(min(row["videos"] for row in pair)),
+    }
+    pairs.sort(key=lambda pair: (_place(pair[0]), -pair[0]["computed_steps"]))
+    return [
+        "**MoReg** with a plan: without it to with it, in dB. Motion kept is how much moving scenes change from frame",
+        "to frame, over the uncached video:",
+        "",
+        *markdown(pairs, columns),
+    ]
+
+
 def headline(results: Row) -> list[str]:
     """100 steps: the paper's speedup and more."""
     paper = [f"{preset}{moreg}" for preset in ("paper-slow", "paper-fast") for moreg in ("", ", MoReg")]
@@ -233,6 +270,7 @@ def numbers(results: Row, measured: Row) -> str:
         methods(results),
         targets(results),
         schedules(results),
+        motion(results),
         headline(results),
         tokens(results),
         causal(measured),

@@ -271,6 +271,27 @@ def test_the_plans_gain_by_hand():
     assert table[0].endswith("| 12.0 | 50.0 (44.0) dB | 41.0 (46.0) dB | +9.0 (-2.0) dB | 4 |")
 
 
+def test_what_moreg_changes_by_hand():
+    def found(setting, computed, mean, worst, fast, motion, **model):
+        quality = {"psnr_mean": mean, "psnr_worst_decile": worst, "psnr_fast_motion": fast, "motion_ratio": motion}
+        facts = {"runner": "comfyui", "method": "adacache", "model": "adacache_demo_dit", "videos": 8, **model}
+        return {"setting": setting, **asdict(Sampling()), "computed_steps": computed, **quality, **facts}
+
+    lines = readme.motion(
+        {
+            "rows": [
+                found("12 computes", 12.0, 48.0, 40.0, 41.0, 0.98),
+                found("12 computes, MoReg", 12.25, 48.5, 42.0, 44.0, 0.995, videos=6),
+                found("10 computes", 10.0, 40.0, 35.0, 36.0, 0.9),  # not measured with MoReg
+                found("12 computes", 12.0, 1.0, 1.0, 1.0, 1.0, runner="diffusers"),
+            ]
+        }
+    )
+    [line] = [line for line in lines if line.startswith("| demo")]
+    expected = ["demo", "12.0 to 12.2", "48.0 to 48.5", "40.0 to 42.0", "41.0 to 44.0", "0.980 to 0.995", "6"]
+    assert line == f"| {' | '.join(expected)} |"
+
+
 def test_gpu_script_at_small_size(comfyui_path, tmp_path):
     command = [
         sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--comfyui", str(comfyui_path), "--device", "cpu",
