@@ -138,7 +138,7 @@ RECIPES = (
         "MoReg",
         "one seed, side by side",
         "One video twice, from the same seed: AdaCache on the left, AdaCache with MoReg on the right. MoReg measures "
-        "how much moves and computes more steps where it is much; compare the two inspectors.",
+        "how much moves and computes more steps where that is much, fewer where it is little; compare the inspectors.",
         compare.with_and_without_moreg,
         steps=(30, 30),
         comparison=True,
