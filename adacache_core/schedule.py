@@ -152,7 +152,7 @@ class CodebookSchedule(Schedule):
 
 
 def typical_motion(time: float) -> float:
-    """The relative motion of a usual video at a flow time: a fit to the mean of scenes, still to fast, of two Wan models.
+    """The relative motion of a usual video at a flow time: a fit to scenes from still to fast, of two small Wan models.
 
     At the very start what guidance adds moves less than the rest, most of which is noise.
     """
