@@ -214,6 +214,7 @@ def tokens(results: Row) -> list[str]:
     skips = [row for row in rows if row["method"] == "adacache" and row["setting"].endswith((" alone", " computes"))]
     counts = {row["setting"].split()[0] for row in skips if row["setting"].endswith(" alone")}
     rows = [*partial, *(row for row in skips if row["setting"].split()[0] in counts)]
+    rows = [row for row in rows if row["videos"] == partial[0]["videos"]]  # the same ones
     columns: Columns = {
         **leading_columns("work of a step"),
         "PSNR, mean (worst tenth)": _mean_and_worst,
@@ -221,7 +222,7 @@ def tokens(results: Row) -> list[str]:
     }
     return [
         "**Token Refresh** is for trying ToCa. Partial steps against skips of about the same floating-point operations",
-        "(those of steps computed in full and in part together):",
+        f"(those of steps computed in full and in part together), {partial[0]['videos']} videos:",
         "",
         "<details><summary>At equal work</summary>",
         "",
