@@ -193,7 +193,7 @@ A_LATE_REGION = """() => {
         return node
     }
     const area = add('ConditioningSetAreaPercentageVideo', { width: 0.5 })
-    const range = add('ConditioningSetTimestepRange', { start: 0.55 })
+    const range = add('ConditioningSetTimestepRange', { start: 0.6 })
     const both = add('ConditioningCombine', {})
     const scene = of('AdaCacheDemoScene')
     scene.connect(0, area, 0)

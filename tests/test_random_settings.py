@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import math
 import re
 from collections import defaultdict
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ class Watched:
         if not before:
             return new
         [(first, old)] = before
-        return new + (new - old) * ((sigma - last) / (last - first))
+        this, last, first = (1 / (1.01 - time) + math.log(time + 0.02) for time in (sigma, last, first))
+        return new + (new - old) * ((this - last) / (last - first))
 
     @property
     def bytes(self):
