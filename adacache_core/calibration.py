@@ -89,8 +89,7 @@ class Calibration:
 
         From two steps before (see ``stride``) a forecast is wrong by ``curvature |u - u_1| |u - u_2|`` times the
         residual, u being the ``forecast_time``: a second divided difference, which is taken to belong to the mean of
-        the three flow times. Where several runs
-        measured there, their geometric mean counts.
+        the three flow times. Where several runs measured there, their geometric mean counts.
 
         Raises:
             ConfigurationError: not a report, or not of complete runs with the preset ``calibrate``.

@@ -56,6 +56,11 @@ def setting(method: str, label: str, **options: Any) -> Setting:
     return Setting(method, label, tuple(sorted(options.items())))
 
 
+def planned(computes: int) -> Setting:
+    """AdaCache's plan with so many steps computed."""
+    return setting("adacache", f"{computes} computes", preset="target", computes=computes)
+
+
 def uncached(setting: Setting) -> Setting:
     """What a setting is compared with: the model as it is, in the same precision."""
     return Setting("uncached", "", tuple(pair for pair in setting.options if pair[0] == "dtype"))
@@ -88,21 +93,15 @@ def equal_computes(steps: int) -> tuple[int, ...]:
 def schedule_settings(sampling: Sampling) -> Iterator[Setting]:
     """Where computes are placed: ours against even distances, at equal counts; for every way of sampling."""
     for count in equal_computes(sampling.steps):
-        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+        yield planned(count)
         yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
-
-
-def fourfold(sampling: Sampling) -> Setting:
-    """AdaCache where the fastest settings of its peers are."""
-    count = round(sampling.steps / 4)
-    return setting("adacache", f"{count} computes", preset="target", computes=count)
 
 
 def headline_settings(sampling: Sampling) -> Iterator[Setting]:
     """At the paper's 4.7x and at 7x: ours, held and forecast, and the published codebooks with MoReg off and on."""
     for speedup in (4.7, 7.0):
         count = round(sampling.steps / speedup)
-        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+        yield planned(count)
         yield setting("fixed", f"hold, {count} computes", replay="hold", computes=count)
     for preset in ("paper-slow", "paper-fast"):
         yield setting("adacache", preset, preset=preset)
@@ -122,7 +121,7 @@ def token_settings(sampling: Sampling) -> Iterator[Setting]:
         for replay in ("forecast", "hold"):
             options = {"preset": "target", "computes": count, "replay": replay, "repays": False}
             yield setting("adacache", f"{count} computes, {replay} alone", **options)
-        yield setting("adacache", f"{count} computes", preset="target", computes=count)
+        yield planned(count)
 
 
 def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
@@ -136,7 +135,7 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     yield from itertools.islice(schedule_settings(sampling), 2, 4) if short else schedule_settings(sampling)
     if short:
         return
-    yield fourfold(sampling)
+    yield planned(round(sampling.steps / 4))  # where the fastest settings of the peers are
     for threshold in THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
@@ -155,7 +154,7 @@ def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
         yield setting("adacache", preset, preset=preset)
     if not short:
         yield from schedule_settings(sampling)
-        yield fourfold(sampling)
+        yield planned(round(sampling.steps / 4))  # where the fastest settings of the peers are
     for threshold in (0.05, 0.1) if short else (0.02, 0.05, 0.1, 0.2, 0.3):
         yield setting("fbcache", f"threshold {threshold:g}", threshold=threshold)
     for interval, order in ((2, 1),) if short else itertools.product((2, 3, 4, 5), (1, 2)):
