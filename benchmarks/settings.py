@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,12 @@ def schedule_settings(sampling: Sampling) -> Iterator[Setting]:
         yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
 
 
+def fourfold(sampling: Sampling) -> Iterator[Setting]:
+    """Ours on both sides of 4x, where the fastest settings of the peers are."""
+    for count in (math.ceil(sampling.steps / 4), math.floor(sampling.steps / 4)):
+        yield planned(count)
+
+
 def headline_settings(sampling: Sampling) -> Iterator[Setting]:
     """At the paper's 4.7x and at 7x: ours, held and forecast, and the published codebooks with MoReg off and on."""
     for speedup in (4.7, 7.0):
@@ -135,9 +142,11 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     yield from itertools.islice(schedule_settings(sampling), 2, 4) if short else schedule_settings(sampling)
     if short:
         return
-    yield planned(round(sampling.steps / 4))  # where the fastest settings of the peers are
+    yield from fourfold(sampling)
     for threshold in THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
+    for preset in ("quality", "balanced", "fast"):
+        yield setting("adacache", f"{preset}, bf16", preset=preset, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
         yield setting("adacache", f"{count} computes, no repayment", preset="target", computes=count, repays=False)
         yield setting("adacache", f"{count} computes, output", preset="target", computes=count, storage="output")
@@ -154,7 +163,7 @@ def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
         yield setting("adacache", preset, preset=preset)
     if not short:
         yield from schedule_settings(sampling)
-        yield planned(round(sampling.steps / 4))  # where the fastest settings of the peers are
+        yield from fourfold(sampling)
     for threshold in (0.05, 0.1) if short else (0.02, 0.05, 0.1, 0.2, 0.3):
         yield setting("fbcache", f"threshold {threshold:g}", threshold=threshold)
     for interval, order in ((2, 1),) if short else itertools.product((2, 3, 4, 5), (1, 2)):
