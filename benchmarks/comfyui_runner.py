@@ -99,8 +99,8 @@ class ComfyUIRunner:
         return Sampled(latent, seconds, work() / conditions, facts.cache_bytes)
 
     def decode(self, latent: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Frames ``[F, H, W, 3]``, uint8."""
-        frames: Tensor = self._vae.decode(latent)[0]
+        """Frames ``[B, F, H, W, 3]``, uint8, of latents ``[B, ...]``."""
+        frames: Tensor = self._vae.decode(latent)
         return frames.clamp(0, 1).mul(255).round().byte().numpy()
 
     @contextmanager

@@ -164,7 +164,7 @@ def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     if not short:
         yield from schedule_settings(sampling)
         yield from fourfold(sampling)
-    for threshold in (0.05, 0.1) if short else (0.02, 0.05, 0.1, 0.2, 0.3):
+    for threshold in (0.05, 0.1) if short else (0.03, 0.05, 0.1, 0.2, 0.3):
         yield setting("fbcache", f"threshold {threshold:g}", threshold=threshold)
     for interval, order in ((2, 1),) if short else itertools.product((2, 3, 4, 5), (1, 2)):
         options = {"cache_interval": interval, "max_order": order}
