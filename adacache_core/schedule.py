@@ -156,7 +156,7 @@ def typical_motion(time: float) -> float:
 
     At the very start what guidance adds moves less than the rest, most of which is noise.
     """
-    return 1 - 0.4 * math.exp((time - 1) / 0.028)
+    return 1.05 - 0.43 * math.exp((time - 1) / 0.028)
 
 
 class PlannedSchedule(Schedule):
@@ -165,7 +165,7 @@ class PlannedSchedule(Schedule):
     The error of a replayed step grows with its distance in time from the computes it is replayed from, and
     early errors are amplified by the steps that follow. ``plan`` places the computes accordingly: dense
     early, sparse in the middle, whatever the number of steps, the scheduler and the shift. With MoReg the relative
-    motion of the second step sets the budget: more computes than planned for a video in which more than usual moves,
+    motion of the third compute sets the budget: more computes than planned for a video in which more than usual moves,
     fewer for one in which less does.
 
     Args:
@@ -189,23 +189,27 @@ class PlannedSchedule(Schedule):
         if not speedup >= 1:
             raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
         super().__init__(len(times), motion, skippable)
-        kept = {step for step in range(len(times)) if step not in self.skippable}
-        self._plan = partial(plan, times, forced=self.forced | kept, order=order, correction=correction)
+        self._kept = self.forced | {step for step in range(len(times)) if step not in self.skippable}
+        self._plan = partial(plan, order=order, correction=correction)
         self._computes = len(times) / speedup
         self._times = times
-        self.steps: tuple[int, ...] = self._plan(self._budget(1.0))
+        self.steps = self._planned(1.0, range(len(times)))
+        self._motion_step = self.steps[:3][-1]
 
     def _forced_steps(self) -> frozenset[int]:
         last = 2 if self.total_steps > 20 else 1
         steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
         return frozenset(step for step in steps if 0 <= step < self.total_steps)
 
-    def _budget(self, share: float) -> int:
-        return max(MINIMUM_COMPUTES, round(self._computes * share))
+    def _planned(self, share: float, steps: Sequence[int], begun: int = 0) -> tuple[int, ...]:
+        """Those of ``steps`` that compute on this share of the budget; the first ``begun`` of them do in any case."""
+        forced = {place for place, step in enumerate(steps) if place < begun or step in self._kept}
+        budget = max(MINIMUM_COMPUTES, round(self._computes * share))
+        return tuple(steps[place] for place in self._plan([self._times[step] for step in steps], budget, forced))
 
     def measures_motion(self, step: int) -> bool:
-        """At the second step, which is early enough to spend the budget where it matters, at once after it."""
-        return self.motion is not None and step == 1
+        """At the third compute: the first two say less, and after it there is still something to decide."""
+        return self.motion is not None and step == self._motion_step
 
     def _regularize(self, step: int, motion_score: float | None) -> tuple[float | None, float | None]:
         if motion_score is None or not self.measures_motion(step):
@@ -218,5 +222,6 @@ class PlannedSchedule(Schedule):
 
     def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
         if motion_score is not None:
-            self.steps = self._plan(self._budget(motion_score))
+            begun = [computed for computed in self.steps if computed <= step]
+            self.steps = self._planned(motion_score, [*begun, *range(step + 1, self.total_steps)], len(begun))
         return self._rate_without_distance(step)

@@ -210,8 +210,10 @@ def _moved(run: RunStatistics) -> list[dict[str, Any]]:
     """What MoReg made of a plan; what it makes of a codebook is in the distances."""
     if run.settings["planned_speedup"] is None or run.settings["motion_regularization"] is None:
         return []
-    share = run.steps[1].motion_score if len(run.steps) > 1 else None
-    return [{"key": "not_moved"} if share is None else {"key": "moved", "percent": round(100 * share)}]
+    for record in run.steps:
+        if record.motion_score is not None:
+            return [{"key": "moved", "percent": round(100 * record.motion_score)}]
+    return [{"key": "not_moved"}] if run.finished else []
 
 
 def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks import readme
-from benchmarks.bench import Records, measure, row, table
+from benchmarks.bench import Records, line_of, measure, row, table
 from benchmarks.fixed import FixedInterval
 from benchmarks.quality import EQUAL_DB, compare
 from benchmarks.settings import (
@@ -245,6 +245,25 @@ def test_the_readme_says_what_the_results_say():
     assert readme.renewed(text) == text, "run: python -m benchmarks.readme"
     shown, _, _ = text.partition(readme.START)[2].partition("**The plan.**")
     assert shown.count("**AdaCache** |") == 5
+
+
+def test_rows_are_points_of_the_plots_lines():
+    lines = {
+        ("adacache", "balanced"): "adacache",
+        ("adacache", "12 computes"): "adacache",
+        ("adacache", "12 computes, hold"): None,
+        ("adacache", "balanced, bf16"): None,
+        ("adacache", "paper-slow"): "adacache, the paper's presets",
+        ("adacache", "paper-slow, MoReg"): None,
+        ("fixed", "hold, 12 computes"): "fixed, hold",
+        ("easycache", "threshold 0.2, bf16"): "easycache, bf16",
+        ("taylorseer", "interval 4, order 1"): "taylorseer, order 1",
+        ("taylorseer", "interval 4, order 1, lite"): "taylorseer, order 1, lite",
+        ("dbcache", "threshold 0.1, TaylorSeer"): "dbcache, TaylorSeer",
+        ("magcache", "threshold 0.06, 3 skips"): "magcache",
+        ("token refresh", "random, ratio 0.1, 9 computes"): None,
+    }
+    assert {row: line_of({"method": row[0], "setting": row[1]}) for row in lines} == lines
 
 
 def test_the_plans_gain_by_hand():

@@ -131,7 +131,7 @@ def test_whether_errors_were_repaid(report, run):
 def test_what_moreg_made_of_a_plan(report, run):
     def said(share, **settings):
         statistics = run("ffcscssscf", **{"motion_regularization": {"strides": [1]}, **settings})
-        statistics.steps[1].motion_score = share
+        statistics.steps[2].motion_score = share
         return report([statistics])["summary"].split("\n")[3:]
 
     assert said(1.1234) == [

@@ -110,9 +110,10 @@ def test_motion_adds_computes(wan, pack):
     moving, moving_log = bind(wan, motion=MotionRegularization())
     sample(moving)
     assert only_run(moving_log).computed_steps > only_run(log).computed_steps == PLAN_30
-    measured = [record.motion_score for record in only_run(moving_log).steps]
-    # At the second step alone. What random weights make of two prompts moves far more than usual.
-    assert measured == [None, 1.3, *[None] * 28]
+    steps = only_run(moving_log).steps
+    third = [record.step for record in steps if record.computed][2]
+    # Nowhere else. What random weights make of two prompts moves far more than usual.
+    assert {record.step: record.motion_score for record in steps if record.motion_score is not None} == {third: 1.3}
     assert only_run(moving_log).computed_steps == round(1.3 * 30 / 2.3)
 
 

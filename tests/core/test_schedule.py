@@ -114,7 +114,7 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
 
 
 def test_the_usual_motion_grows_from_the_start_on():
-    assert [typical_motion(time) for time in (1.0, 0.972, 0.0)] == pytest.approx([0.6, 1 - 0.4 / math.e, 1.0])
+    assert [typical_motion(time) for time in (1.0, 0.972, 0.0)] == pytest.approx([0.62, 1.05 - 0.43 / math.e, 1.05])
 
 
 @pytest.mark.parametrize(("motion", "computed"), [(0.0, 8), (0.7, 8), (1.0, 10), (1.256, 12), (1.4, 13), (9.0, 13)])
@@ -122,23 +122,37 @@ def test_a_moving_video_gets_more_computes_and_a_still_one_fewer(motion, compute
     # 10 of 30 computes times the 0.8th power of the relative motion over the usual one, within 0.8 and 1.3.
     times = shifted(30)
     schedule = PlannedSchedule(times, 3.0, motion=MotionRegularization())
-    usual = 1 - 0.4 * math.exp((times[1] - 1) / 0.028)
+    usual = 1.05 - 0.43 * math.exp((times[2] - 1) / 0.028)
     assert len(drive(schedule, motion=motion * usual)) == computed
-    assert schedule.steps == plan(times, computed, {0, 1, 28, 29})
+    assert schedule.steps == plan(times, computed, {0, 1, 2, 28, 29})  # step 2 was computed by then
 
 
-def test_the_second_step_alone_sets_the_budget():
-    schedule = PlannedSchedule(shifted(30), 3.0, motion=MotionRegularization())
-    assert [step for step in range(30) if schedule.measures_motion(step)] == [1]
+def test_the_third_compute_alone_sets_the_budget():
+    times = shifted(30)
+    schedule = PlannedSchedule(times, 3.0, motion=MotionRegularization())
+    assert schedule.steps[:4] == (0, 1, 2, 4)
+    assert [step for step in range(30) if schedule.measures_motion(step)] == [2]
     schedule.observe(0, None)
-    # 1 - 0.4 exp(-0.011364 / 0.028) is 0.73344; half as much again is a factor of 1.5 ** 0.8 = 1.383, of which 1.3.
-    assert schedule.observe(1, 0.1, 0.73344).motion_score == pytest.approx(1.0, abs=1e-4)
-    assert schedule.observe(1, 0.1, 1.5 * 0.73344).motion_score == 1.3
+    assert schedule.observe(1, 0.1, 5.0).motion_score is None
+    # The time is 3 * 28 / (30 + 2 * 28) = 0.97674; 1.05 - 0.43 exp(-0.02326 / 0.028) is 0.86259. Half as much again
+    # is a factor of 1.5 ** 0.8 = 1.383, of which 1.3.
+    assert schedule.observe(2, 0.1, 0.86259).motion_score == pytest.approx(1.0, abs=1e-4)
+    assert schedule.observe(2, 0.1, 1.5 * 0.86259).motion_score == 1.3
     budgeted = schedule.steps
     assert len(budgeted) == 13
-    for step in budgeted[2:]:
+    for step in budgeted[3:]:
         assert schedule.observe(step, 0.1, 0.1).motion_score is None
     assert schedule.steps == budgeted
+
+
+@pytest.mark.parametrize(("motion", "computed"), [(0.1, 6), (9.0, 10)])
+def test_a_new_budget_changes_nothing_that_has_happened(motion, computed):
+    schedule = PlannedSchedule(shifted(30), 30 / 8, motion=MotionRegularization())
+    assert schedule.steps[:3] == (0, 1, 3)
+    steps = drive(schedule, motion=motion)
+    assert steps[:3] == [0, 1, 3]
+    assert steps == list(schedule.steps)
+    assert len(steps) == computed
 
 
 def test_motion_of_a_codebook_scales_the_distance():
