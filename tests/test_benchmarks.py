@@ -244,7 +244,7 @@ def test_the_readme_says_what_the_results_say():
     text = readme.README.read_text()
     assert readme.renewed(text) == text, "run: python -m benchmarks.readme"
     shown, _, _ = text.partition(readme.START)[2].partition("**The plan.**")
-    assert shown.count("**AdaCache** |") == 5
+    assert shown.count("**AdaCache** |") == 7
 
 
 def test_rows_are_points_of_the_plots_lines():
