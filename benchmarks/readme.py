@@ -88,8 +88,8 @@ def methods(results: Row) -> list[str]:
     return [
         f"Demo model, {sampling}, {results['machine']};",
         "all methods in one run on the same seeds. Speedup is wall-clock, the median over videos; PSNR and SSIM are of",
-        "decoded frames against the uncached ones. In fp32 EasyCache of ComfyUI 0.30.0 adds to the sampler's own tensor;",
-        "in bf16 it does not, and is to be judged by those rows, which are compared with the uncached video in bf16.",
+        "decoded frames against the uncached ones. In fp32 EasyCache of ComfyUI 0.30.0 adds to the sampler's own",
+        "tensor; in bf16 it does not, so judge it by those rows, which are compared with the uncached video in bf16.",
         "",
         *(markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns) if rows else ()),
     ]

@@ -113,6 +113,15 @@ def test_balanced_computes_what_its_speedup_says(steps, computed):
     assert len(drive(make_schedule("balanced", shifted(steps), FORECAST))) == computed
 
 
+@pytest.mark.parametrize(("computes", "forced"), [(8, {0, 1, 29}), (9, {0, 1, 28, 29}), (10, {0, 1, 28, 29})])
+def test_the_last_but_one_step_computes_where_it_is_worth_it(computes, forced):
+    times = shifted(30)
+    schedule = PlannedSchedule(times, 30 / computes)
+    assert schedule.forced == forced
+    assert schedule.steps == plan(times, computes, forced)
+    assert len(schedule.steps) == computes
+
+
 def test_the_usual_motion_grows_from_the_start_on():
     assert [typical_motion(time) for time in (1.0, 0.972, 0.0)] == pytest.approx([0.62, 1.05 - 0.43 / math.e, 1.05])
 
