@@ -18,7 +18,7 @@ from .planning import plan
 # With fewer steps than this every step changes the video too much to be replayed: distilled few-step models.
 MINIMUM_STEPS = 8
 # MoReg multiplies the number of computes of a plan by this power of the relative motion, within these bounds.
-MOTION_CONTRAST, LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 0.8, 0.8, 1.3
+MOTION_CONTRAST, LEAST_MOTION_SHARE, MOST_MOTION_SHARE = 0.8, 0.9, 1.3
 # A plan never computes fewer steps than this, whatever the speedup: with less, a forecast has nothing to go by.
 MINIMUM_COMPUTES = 5
 # From so many computes on, the last but one step is one of them (measured at 30 and 50 steps, on two models).
@@ -190,25 +190,27 @@ class PlannedSchedule(Schedule):
     ) -> None:
         if not speedup >= 1:
             raise ConfigurationError(f"AdaCache: speedup is a ratio of 1 or more, got {speedup:g}.")
-        self._computes = len(times) / speedup
-        super().__init__(len(times), motion, skippable)
-        self._kept = self.forced | {step for step in range(len(times)) if step not in self.skippable}
-        self._plan = partial(plan, order=order, correction=correction)
+        self._speedup = speedup
         self._times = times
-        self.steps = self._planned(1.0, range(len(times)))
+        self._place = partial(plan, order=order, correction=correction)
+        self._budget = self._share_of_budget(1.0)
+        super().__init__(len(times), motion, skippable)
+        self.steps = self._planned(range(self.total_steps))
         self._motion_step = self.steps[:3][-1]
 
-    def _forced_steps(self) -> frozenset[int]:
-        # The last but one is worth a compute in a long run, but not one of so few.
-        last = 2 if self.total_steps > 20 and round(self._computes) >= FEWEST_WITH_TWO_LAST else 1
-        steps = {0, 1, *range(self.total_steps - last, self.total_steps)}
-        return frozenset(step for step in steps if 0 <= step < self.total_steps)
+    def _share_of_budget(self, share: float) -> int:
+        return max(MINIMUM_COMPUTES, round(len(self._times) / self._speedup * share))
 
-    def _planned(self, share: float, steps: Sequence[int], begun: int = 0) -> tuple[int, ...]:
-        """Those of ``steps`` that compute on this share of the budget; the first ``begun`` of them do in any case."""
-        forced = {place for place, step in enumerate(steps) if place < begun or step in self._kept}
-        budget = max(MINIMUM_COMPUTES, round(self._computes * share))
-        return tuple(steps[place] for place in self._plan([self._times[step] for step in steps], budget, forced))
+    def _forced_steps(self) -> frozenset[int]:
+        total = len(self._times)
+        # The last but one is worth a compute in a long run, but not one of so few.
+        last = 2 if total > 20 and self._budget >= FEWEST_WITH_TWO_LAST else 1
+        return frozenset(step for step in (0, 1, *range(total - last, total)) if 0 <= step < total)
+
+    def _planned(self, steps: Sequence[int], begun: int = 0) -> tuple[int, ...]:
+        """Those of ``steps`` that compute within the budget; the first ``begun`` of them have done so."""
+        kept = {i for i, step in enumerate(steps) if i < begun or step in self.forced or step not in self.skippable}
+        return tuple(steps[i] for i in self._place([self._times[step] for step in steps], self._budget, kept))
 
     def measures_motion(self, step: int) -> bool:
         """At the third compute: the first two say less, and after it there is still something to decide."""
@@ -225,6 +227,8 @@ class PlannedSchedule(Schedule):
 
     def _next_rate(self, step: int, regularized_distance: float, motion_score: float | None) -> int:
         if motion_score is not None:
+            self._budget = self._share_of_budget(motion_score)
+            self.forced = self._forced_steps()
             begun = [computed for computed in self.steps if computed <= step]
-            self.steps = self._planned(motion_score, [*begun, *range(step + 1, self.total_steps)], len(begun))
+            self.steps = self._planned([*begun, *range(step + 1, self.total_steps)], len(begun))
         return self._rate_without_distance(step)
