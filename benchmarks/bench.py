@@ -221,14 +221,15 @@ def plot(found: list[Record], folder: Path) -> None:
         if line and r["model"] == MODELS[0] and readme.sampling_of(r) == Sampling():
             runners[r["runner"]][line].append(r)
     for runner, methods in runners.items():
-        figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
+        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2])
         for method, points in sorted(methods.items()):
             points.sort(key=lambda r: r["speedup"])
             style = "-" if method == "adacache" else "--"
             axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], style, marker="o", label=method)
         axes.set(xlabel="wall-clock speedup", ylabel="mean PSNR of the video, dB", title=f"{runner}: {Sampling()}")
         axes.grid(alpha=0.3)
-        axes.legend()
+        figure.legend(loc="outside right upper")
         figure.savefig(folder / f"{runner}.png", dpi=120)
         pyplot.close(figure)
 
