@@ -196,7 +196,7 @@ class PlannedSchedule(Schedule):
         self._budget = self._share_of_budget(1.0)
         super().__init__(len(times), motion, skippable)
         self.steps = self._planned(range(self.total_steps))
-        self._motion_step = self.steps[:3][-1]
+        self._motion_step = next(iter(self.steps[2:]), None)  # a run may have no steps at all
 
     def _share_of_budget(self, share: float) -> int:
         return max(MINIMUM_COMPUTES, round(len(self._times) / self._speedup * share))

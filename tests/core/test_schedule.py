@@ -154,6 +154,13 @@ def test_the_third_compute_alone_sets_the_budget():
     assert schedule.steps == budgeted
 
 
+@pytest.mark.parametrize("steps", range(5))
+def test_a_run_of_few_steps_or_none_computes_them_all(steps):
+    schedule = PlannedSchedule([1.0, 0.8, 0.6, 0.4, 0.2][:steps], 2.0, motion=MotionRegularization())
+    assert schedule.steps == tuple(range(steps))
+    assert drive(schedule, motion=1.0) == list(range(steps))
+
+
 @pytest.mark.parametrize(("motion", "computed"), [(0.1, 7), (9.0, 10)])
 def test_a_new_budget_changes_nothing_that_has_happened(motion, computed):
     schedule = PlannedSchedule(shifted(30), 30 / 8, motion=MotionRegularization())
