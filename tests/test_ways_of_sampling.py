@@ -186,6 +186,14 @@ class TestSchedules:
         assert ran.blocks == BLOCKS * sum(record.computed_calls for record in run.steps) / 2
         assert samples.isfinite().all()
 
+    def test_a_part_of_no_steps(self, wan, pack):
+        from adacache.adacache_core import MotionRegularization
+
+        patched, log = bind(wan, motion=MotionRegularization())
+        nothing_left = simple_sigmas(wan)[-1:]  # what SplitSigmas gives behind the last step
+        assert torch.equal(run_guider(cfg_guider(patched), nothing_left), run_guider(cfg_guider(wan), nothing_left))
+        assert runs(log) == []
+
     def test_a_schedule_that_goes_back_up_starts_over_there(self, wan):
         """Restart sampling: noise is added again, and no residual of the first descent is replayed in the second."""
         down, again = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.1]
