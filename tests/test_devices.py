@@ -132,7 +132,8 @@ def test_motion_is_measured_over_all_devices(wan, spread):
         made.append(only_run(log))
     one, two = made
     scores = [record.motion_score for record in one.steps]
-    assert [score is not None for score in scores] == [False, True, *[False] * 18]
+    third = [record.step for record in one.steps if record.computed][2]
+    assert [step for step, score in enumerate(scores) if score is not None] == [third]
     assert one.computed_steps > planned(20)
     assert [record.motion_score for record in two.steps] == pytest.approx(scores)
     assert decisions(two) == decisions(one)

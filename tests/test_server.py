@@ -168,9 +168,10 @@ def test_moreg_scales_the_papers_distances(server):
 
 def test_moreg_sets_the_budget_of_a_plan_by_what_guidance_moves(server):
     made = report(server.run(prompt({}, moreg={}, steps=30)))
-    scores = {step["step"]: step["motion_score"] for step in made["runs"][0]["steps"] if step["motion_score"]}
-    [share] = scores.values()
-    assert list(scores) == [1]
+    steps = made["runs"][0]["steps"]
+    third = [step["step"] for step in steps if step["computed"]][2]
+    [(measured, share)] = [(step["step"], step["motion_score"]) for step in steps if step["motion_score"]]
+    assert measured == third
     assert 0.9 <= share <= 1.3
     assert made["computed_steps"] == round(30 / SPEEDUPS["balanced"] * share)
     assert f"MoReg gave this video {share:.0%}".replace("%", " %") in made["summary"]
