@@ -75,6 +75,7 @@ def rank_main(rank: int, folder: str) -> None:
         "motion_score": motion_score(current[:, mine], FRAMES, (1, 2), group),
     }
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()  # a rank that leaves before the other is done may abort it
     torch.distributed.destroy_process_group()
 
 
