@@ -196,7 +196,6 @@ class PlannedSchedule(Schedule):
         self._budget = self._share_of_budget(1.0)
         super().__init__(len(times), motion, skippable)
         self.steps = self._planned(range(self.total_steps))
-        self._motion_step = next(iter(self.steps[2:]), None)  # a run may have no steps at all
 
     def _share_of_budget(self, share: float) -> int:
         return max(MINIMUM_COMPUTES, round(len(self._times) / self._speedup * share))
@@ -214,7 +213,7 @@ class PlannedSchedule(Schedule):
 
     def measures_motion(self, step: int) -> bool:
         """At the third compute: the first two say less, and after it there is still something to decide."""
-        return self.motion is not None and step == self._motion_step
+        return self.motion is not None and self.steps[2:3] == (step,)
 
     def _regularize(self, step: int, motion_score: float | None) -> tuple[float | None, float | None]:
         if motion_score is None or not self.measures_motion(step):
