@@ -111,8 +111,9 @@ def measure(
             runner.sample(scene, seed, Sampling(steps=2), uncached(todo[0]))  # one-off work belongs to nobody's time
         plain: dict[Setting, Sampled] = {}
         for start in range(0, len(todo), DECODED_AT_ONCE):
+            wanted = todo[start : start + DECODED_AT_ONCE]
             batch: dict[Setting, Sampled] = {}
-            for setting in todo[start : start + DECODED_AT_ONCE]:
+            for setting in wanted:
                 base = uncached(setting)
                 if base not in plain:
                     plain[base] = runner.sample(scene, seed, sampling, base)
@@ -120,10 +121,8 @@ def measure(
                 batch[setting] = runner.sample(scene, seed, sampling, setting)
             frames = runner.decode(torch.cat([sampled.latent for sampled in batch.values()]))
             videos = dict(zip(batch, frames, strict=True))
-            for setting, sampled in batch.items():
-                base = uncached(setting)
-                if setting == base:
-                    continue
+            for setting in wanted:
+                sampled, base = batch[setting], uncached(setting)
                 records.add(
                     {
                         **facts,
