@@ -143,8 +143,8 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     if short:
         return
     yield from fourfold(sampling)
-    for threshold in THRESHOLDS:
-        yield setting("easycache", f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
+    for method, threshold in itertools.product(("easycache", "lazycache"), THRESHOLDS):
+        yield setting(method, f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
     for preset in ("quality", "balanced", "fast"):
         yield setting("adacache", f"{preset}, bf16", preset=preset, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
