@@ -214,6 +214,7 @@ def plot(found: list[Record], folder: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    paired = pyplot.get_cmap("tab20").colors  # a dark and a light one in turn
     runners: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for r in found:
         line = line_of(r)
@@ -221,7 +222,7 @@ def plot(found: list[Record], folder: Path) -> None:
             runners[r["runner"]][line].append(r)
     for runner, methods in runners.items():
         figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
-        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2])
+        axes.set_prop_cycle(color=paired[::2] + paired[1::2])
         for method, points in sorted(methods.items()):
             points.sort(key=lambda r: r["speedup"])
             style = "-" if method == "adacache" else "--"
