@@ -5,17 +5,22 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo bench test lint format lock comfyui browser clean
+.PHONY: demo bench test test-all lint format lock comfyui browser clean
 
 demo: comfyui ## sample the demo model with and without AdaCache, and compare
 	$(BIN)/python -m demo.demo $(DEMO_ARGS)
 
-bench: comfyui ## against EasyCache, LazyCache and a fixed interval; BENCH_ARGS=--short takes ten minutes
+bench: comfyui ## against EasyCache, LazyCache, fewer steps and a fixed interval; BENCH_ARGS=--short takes ten minutes
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 # Two processes with one thread each are faster than one with two: much of a test is waiting for a server.
-test: comfyui browser ## all tests; PYTEST_ARGS="-k name" for some
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: comfyui browser ## what five minutes can tell; PYTEST_ARGS="-k name" for some
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-all: comfyui browser ## every sampler, model family, workflow, install and browser, too
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,74 +1,42 @@
-"""AdaCache for any ``nn.Module`` with a layout row: pure torch and einops, no ComfyUI.
+"""AdaCache's algorithm in pure torch, without ComfyUI.
 
-Read ``schedule.py`` for which steps compute (``planning.py`` places those of a plan), ``replay.py`` for what the others
-see, ``attach.py`` for how.
+Skipping with a forecast is a multistep solver on the steps that compute. Read it in this order: ``steps`` (noise levels and
+their time), ``plan`` (step-size control: which calls compute), ``forecast`` (predictor and corrector), ``response`` (what
+the sampler makes of a prediction), ``planned`` (one run).
+
+AdaCache and MoReg as published are in ``paper/``, token refresh (ToCa) in ``tokens/``, how to reach a model's blocks for
+both in ``inside/``, and a bounded key/value cache for causal video (Ca2-VDM) in ``window``.
 """
 
-from .calibration import CALIBRATE, Calibration
-from .codebook import PAPER_FAST, PAPER_SLOW, Codebook
-from .distance import residual_distance
-from .errors import (
-    AdaCacheError,
-    ConfigurationError,
-    ShapeMismatchError,
-    UnsupportedModelError,
-)
-from .layout import Blocks, Layout, Stream, Sublayers
-from .layouts import LAYOUTS, layout_of
-from .motion import MotionRegularization, motion_score
-from .planning import flow_time, plan
-from .presets import PRESETS, make_schedule, replay_for
-from .replay import FORECAST, HOLD, Replay
-from .residual_cache import ResidualCache, Storage
-from .run import CacheRun
-from .schedule import CodebookSchedule, PlannedSchedule, Schedule
-from .statistics import RunStatistics, StepRecord
-from .sublayers import bytes_per_token, require_sublayers
-from .tokens import OPEN_SORA, RANDOM, TokenRefresh
-from .window import Window, WindowedCache, WindowStatistics, make_room
+from .errors import AdaCacheError, ConfigurationError, ShapeMismatchError, UnsupportedModelError
+from .forecast import Computed, correction, predict
+from .plan import SPEEDUPS, plan
+from .planned import PlannedRun
+from .response import CannotAskError, Response, ask, following
+from .statistics import Observation, RunStatistics, StepRecord
+from .steps import Steps, flow_time
+from .window import Window, WindowStatistics
 
 __all__ = [
-    "CALIBRATE",
-    "FORECAST",
-    "HOLD",
-    "LAYOUTS",
-    "OPEN_SORA",
-    "PAPER_FAST",
-    "PAPER_SLOW",
-    "PRESETS",
-    "RANDOM",
+    "SPEEDUPS",
     "AdaCacheError",
-    "Blocks",
-    "CacheRun",
-    "Calibration",
-    "Codebook",
-    "CodebookSchedule",
+    "CannotAskError",
+    "Computed",
     "ConfigurationError",
-    "Layout",
-    "MotionRegularization",
-    "PlannedSchedule",
-    "Replay",
-    "ResidualCache",
+    "Observation",
+    "PlannedRun",
+    "Response",
     "RunStatistics",
-    "Schedule",
     "ShapeMismatchError",
     "StepRecord",
-    "Storage",
-    "Stream",
-    "Sublayers",
-    "TokenRefresh",
+    "Steps",
     "UnsupportedModelError",
     "Window",
     "WindowStatistics",
-    "WindowedCache",
-    "bytes_per_token",
+    "ask",
+    "correction",
     "flow_time",
-    "layout_of",
-    "make_room",
-    "make_schedule",
-    "motion_score",
+    "following",
     "plan",
-    "replay_for",
-    "require_sublayers",
-    "residual_distance",
+    "predict",
 ]

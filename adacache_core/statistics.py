@@ -2,62 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
+
+Kind = Literal["computed", "skipped", "partial"]
 
 
-@dataclass
-class StepRecord:
-    """One sampling step.
+@dataclass(frozen=True)
+class Observation:
+    """What the paper's rule made of a computed step, see ``paper/rule.py``.
 
     Attributes:
-        step: zero-based index.
-        sigma: noise level of its first model call.
-        computed: whether the blocks ran in full, for any condition.
-        reason: why it computed (``first steps``, ``schedule``, ``outside window``, ...), or ``skipped``, or
-            ``partial`` where token refresh computed some tokens.
-        calls, computed_calls: model calls of the step, and how many of them ran the blocks in full; a call counts
-            once per condition in it.
-        by_condition: a letter per condition, in the order in which the run met them: ``c`` computed, ``s`` skipped,
-            ``p`` partial, ``-`` not called. They differ where a condition that was new computed at a step that the
-            others did not.
-        rate: steps until the next compute, decided at this step.
-        distance: residual distance per step (AdaCache, Eq. 3).
-        motion_score, motion_gradient, regularized_distance: see ``Observation``; None without MoReg.
-        seconds: time from the step's first model call to the next step's.
-        forecast_error: how far the line through two residuals before misses this one,
-            ``|forecast - residual|_1 / |residual|_1``; None but at some steps when calibrating.
-        partial: whether the calls that did not compute in full ran the blocks for a part of the tokens, rather than
-            skip. A partial step counts as neither computed nor skipped.
+        rate: steps until the next compute, >= 1.
+        distance: residual distance per step (AdaCache, Eq. 3); None at the first compute.
+        motion_score: MoReg's score as it was applied (scaled; 1 outside MoReg's window); None without MoReg.
+        motion_gradient: its change per step, signed; None without MoReg.
+        regularized_distance: distance after MoReg (equals ``distance`` without); None at the first compute.
     """
 
-    step: int
-    sigma: float
-    computed: bool
-    reason: str
-    calls: int = 0
-    computed_calls: int = 0
-    by_condition: str = ""
-    rate: int | None = None
+    rate: int
     distance: float | None = None
     motion_score: float | None = None
     motion_gradient: float | None = None
     regularized_distance: float | None = None
-    seconds: float = 0.0
-    forecast_error: float | None = None
-    partial: bool = False
 
-    def count(self, conditions: Sequence[int], computed: bool, partial: bool = False) -> None:
-        """Count a model call for these conditions (numbers from 0); one computed call makes a condition computed."""
-        self.calls += len(conditions)
-        self.computed_calls += len(conditions) * computed
-        letters = list(self.by_condition.ljust(max(conditions) + 1, "-"))
-        for condition in conditions:
-            if letters[condition] != "c":
-                letters[condition] = "c" if computed else "p" if partial else "s"
-        self.by_condition = "".join(letters)
+
+@dataclass
+class StepRecord:
+    """One evaluation of the model by the sampler; for most samplers that is one step.
+
+    Attributes:
+        step: zero-based number of the evaluation.
+        sigma: its noise level.
+        kind: ``computed`` (the model ran, for any condition), ``skipped`` (it did not run at all), or ``partial``
+            (token refresh: the blocks ran for a part of the tokens).
+        reason: why, in a word or two: ``first``, ``plan``, ``last``, ``unknown condition``, ..., ``skipped``.
+        calls, computed_calls: conditions that were asked for, and how many of them the model ran for.
+        seconds: time from this evaluation to the next one's.
+        miss: ``|computed - predicted| / |computed|`` of the guided prediction, where a computed evaluation could have
+            been predicted; None where not.
+        paper: what the paper's rule observed; None for planned presets and skipped steps.
+    """
+
+    step: int
+    sigma: float
+    kind: Kind
+    reason: str
+    calls: int = 0
+    computed_calls: int = 0
+    seconds: float = 0.0
+    miss: float | None = None
+    paper: Observation | None = None
 
 
 @dataclass
@@ -65,13 +61,16 @@ class RunStatistics:
     """One sampling run.
 
     Attributes:
-        settings: the user's choices in force, JSON-safe (preset, replay, codebook, ...).
-        total_steps: sampling steps of the run.
-        steps: records of the steps so far.
-        conditions: number of conditions seen, each with a residual of its own.
-        storage: what was kept, ``"hidden"`` or ``"output"``, see ``Storage``.
-        repaid: part of the error of skips that the next compute gives back, 0 to 1, see ``CacheRun``.
-        cache_bytes: most bytes held at any time, by residuals and by what token refresh keeps.
+        settings: what was in force, JSON-safe: ``preset``; for planned presets ``speedup`` (aimed at), ``computes``
+            (planned, at first), ``evaluations`` (of the sampler, None where it could not be asked), ``sampler_steps``,
+            ``adds_noise``, ``corrected`` and ``uncorrected_because``; for the paper's presets ``codebook``; ``moreg``
+            and ``token_refresh`` or None.
+        total_steps: evaluations of the model that the run will make.
+        steps: records of those so far.
+        conditions: most conditions that one evaluation asked for.
+        cache_bytes: most bytes held at any time.
+        motion_share: what MoReg multiplied a plan's computes by; None where it did not.
+        plan: for planned presets why each evaluation computes, None where it is skipped; known before the first one.
         finished: False while it runs, and after an interrupt or an error.
     """
 
@@ -79,20 +78,14 @@ class RunStatistics:
     total_steps: int
     steps: list[StepRecord] = field(default_factory=list)
     conditions: int = 0
-    storage: str = "hidden"
-    repaid: float = 0.0
     cache_bytes: int = 0
+    motion_share: float | None = None
+    plan: tuple[str | None, ...] | None = None
     finished: bool = False
 
-    @property
-    def computed_steps(self) -> int:
-        """Steps at which the blocks ran in full; partial steps do not count."""
-        return sum(record.computed for record in self.steps)
-
-    @property
-    def partial_steps(self) -> int:
-        """Steps at which the blocks ran for a part of the tokens."""
-        return sum(record.partial for record in self.steps if not record.computed)
+    def count(self, kind: Kind) -> int:
+        """How many steps were ``computed``, ``skipped`` or ``partial``."""
+        return sum(record.kind == kind for record in self.steps)
 
     @property
     def seconds(self) -> float:
@@ -102,7 +95,7 @@ class RunStatistics:
     @property
     def usual_seconds(self) -> float:
         """Time of a computed step: their median without the first step, which often carries one-off work."""
-        computed = [record.seconds for record in self.steps[1:] if record.computed]
+        computed = [record.seconds for record in self.steps[1:] if record.kind == "computed"]
         return median(computed) if computed else sum(record.seconds for record in self.steps[:1])
 
     @property
@@ -113,16 +106,16 @@ class RunStatistics:
         """
         rest, usual = self.steps[1:], self.usual_seconds
         took = sum(record.seconds for record in rest)
-        uncached = sum(record.seconds if record.computed else usual for record in rest)
+        uncached = sum(record.seconds if record.kind == "computed" else usual for record in rest)
         return uncached / took if took > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe copy, with the derived numbers."""
         return {
             **asdict(self),
-            "computed_steps": self.computed_steps,
-            "partial_steps": self.partial_steps,
-            "skipped_steps": len(self.steps) - self.computed_steps - self.partial_steps,
+            "computed_steps": self.count("computed"),
+            "partial_steps": self.count("partial"),
+            "skipped_steps": self.count("skipped"),
             "seconds": self.seconds,
             "speedup": self.speedup,
         }

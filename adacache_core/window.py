@@ -100,61 +100,34 @@ class WindowStatistics:
     cache_bytes: int = 0
     blocks: list[WindowBlock] = field(default_factory=list)
 
+    def begin(self, start: int, frames: int) -> None:
+        """Note that a block begins, with so many latent frames in the cache, its own included; again at each step."""
+        if not self.blocks or self.blocks[-1].start != start:
+            self.blocks.append(WindowBlock(start, frames, frames * self.frame_bytes))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe copy."""
         return {**asdict(self), "unbounded_bytes": self.video_frames * self.frame_bytes}
 
 
-class WindowedCache(dict[str, Any]):
-    """The key/value cache of one layer, which never holds more than its buffers do.
-
-    ``"k"`` and ``"v"`` are ``[B, L, heads, head size]``; ``"end"`` is the number of tokens in use, counted from the
-    front. The model appends the tokens of a block there and reads all of them; the sampler takes the block back by
-    lowering ``"end"`` before it repeats it.
-
-    Args:
-        layer: an empty cache, its length a whole number of frames.
-        frame_tokens: tokens of one latent frame.
-        statistics: one for all layers, filled in as the run goes.
-    """
-
-    def __init__(self, layer: dict[str, Any], frame_tokens: int, statistics: WindowStatistics) -> None:
-        super().__init__(layer)
-        self.frame_tokens = frame_tokens
-        self.statistics = statistics
-        nbytes = _nbytes(self["k"]) + _nbytes(self["v"])
-        statistics.cache_bytes += nbytes
-        statistics.frame_bytes += nbytes * frame_tokens // self["k"].shape[1]
-
-    def make_room(self, frames: int) -> None:
-        """Drop the oldest frames but the anchors, so that these many fit; nothing where they do already."""
-        excess: int = self["end"] + frames * self.frame_tokens - self["k"].shape[1]
-        if excess <= 0:
-            return
-        first, kept = self.statistics.window.anchors * self.frame_tokens, self["end"] - excess
-        for name in ("k", "v"):
-            # Cloned, since the places overlap.
-            self[name][:, first:kept] = self[name][:, first + excess : self["end"]].clone()
-        self["end"] = kept
-
-
-def make_room(caches: Sequence[WindowedCache], start: int, frames: int) -> None:
-    """Make room for a block in all layers.
+def make_room(buffers: Sequence[Tensor], used: int, needed: int, anchors: int = 0) -> int:
+    """Drop the oldest tokens but the anchors, so that as many fit as are needed; nothing where they do already.
 
     Every step of a block may call it: after the first, and after the sampler took the block back, it fits.
 
     Args:
-        caches: one per layer.
-        start: number of the block's first latent frame in the video.
-        frames: latent frames of the block.
+        buffers: keys and values of one layer, ``[B, L, heads, head size]``, filled from the front; changed in place.
+        used: tokens in them.
+        needed: tokens that are about to be appended.
+        anchors: first tokens, which stay.
+
+    Returns:
+        Tokens in use afterwards.
     """
-    for cache in caches:
-        cache.make_room(frames)
-    first, statistics = caches[0], caches[0].statistics
-    if not statistics.blocks or statistics.blocks[-1].start != start:
-        held = first["end"] // first.frame_tokens + frames
-        statistics.blocks.append(WindowBlock(start, held, held * statistics.frame_bytes))
-
-
-def _nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    excess = used + needed - buffers[0].shape[1]
+    if excess <= 0:
+        return used
+    for buffer in buffers:
+        # Cloned, since the places overlap.
+        buffer[:, anchors : used - excess] = buffer[:, anchors + excess : used].clone()
+    return used - excess

@@ -13,29 +13,30 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from demo.comfyui import REPOSITORY
+from demo.scenes import Scene
 
-from . import readme
+from . import readme, scenes
 from .comfyui_runner import ComfyUIRunner, Sampled
 from .diffusers_runner import DiffusersRunner
-from .quality import compare
+from .quality import Frames, compare
+from .records import Record, Records, rows
 from .settings import (
+    MAIN,
     Sampling,
     Setting,
     comfyui_settings,
     diffusers_settings,
     headline_settings,
-    scenes,
+    main_settings,
     schedule_settings,
     token_settings,
     uncached,
@@ -59,47 +60,24 @@ SAMPLINGS = (
 )
 # What makes a line of its own in the plot; the other parts of a setting are what a line goes along.
 VARIANTS = ("hold", "forecast", "order 1", "order 2", "lite", "TaylorSeer", "bf16")
+TRUTH_STEPS = 200
 # One video decodes in as long as it takes to sample, more at once in a third of that each (on a CPU).
 DECODED_AT_ONCE = 3
-Record = dict[str, Any]
-
-
-class Records:
-    """Finished samples, one a line, so that a run goes on where it stopped."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.all: list[Record] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        self._done = {self._key(record) for record in self.all}
-
-    @staticmethod
-    def _key(record: Record) -> str:
-        return json.dumps([record[name] for name in ("runner", "model", "sampling", "method", "setting", "seed")])
-
-    def missing(self, facts: Record) -> bool:
-        """Whether there is no record of this sample yet."""
-        return self._key(facts) not in self._done
-
-    def add(self, record: Record) -> None:
-        """Keep a record, on disk at once."""
-        self.all.append(record)
-        self._done.add(self._key(record))
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
 
 
 def measure(
     runner: ComfyUIRunner | DiffusersRunner,
     sampling: Sampling,
     settings: list[Setting],
-    count: int,
+    videos: list[scenes.Video],
+    of_set: str,
     records: Records,
     say: Callable[[str], None],
 ) -> None:
-    """Sample ``count`` scenes with all settings."""
-    for number, (scene, seed) in enumerate(scenes(count)):
-        facts = {"runner": runner.name, "model": runner.model, "sampling": asdict(sampling), "seed": seed}
+    """Sample the videos of a set, by name ``of_set``, with all settings."""
+    for number, (scene, seed) in enumerate(videos):
+        facts: Record = {"set": of_set, "seed": seed, "runner": runner.name, "model": runner.model}
+        facts["sampling"] = asdict(sampling)
         todo = [
             setting
             for setting in settings
@@ -109,6 +87,7 @@ def measure(
             continue
         if number == 0:
             runner.sample(scene, seed, Sampling(steps=2), uncached(todo[0]))  # one-off work belongs to nobody's time
+        converged = truth(runner, scene, seed, sampling)
         plain: dict[Setting, Sampled] = {}
         for start in range(0, len(todo), DECODED_AT_ONCE):
             wanted = todo[start : start + DECODED_AT_ONCE]
@@ -118,9 +97,10 @@ def measure(
                 if base not in plain:
                     plain[base] = runner.sample(scene, seed, sampling, base)
                 batch[base] = plain[base]  # beside what is compared with it: another batch may round differently
-                batch[setting] = runner.sample(scene, seed, sampling, setting)
-            frames = runner.decode(torch.cat([sampled.latent for sampled in batch.values()]))
-            videos = dict(zip(batch, frames, strict=True))
+                if setting != base:
+                    batch[setting] = runner.sample(scene, seed, sampling, setting)
+            decoded = runner.decode(torch.cat([sampled.latent for sampled in batch.values()]))
+            frames = dict(zip(batch, decoded, strict=True))
             for setting in wanted:
                 sampled, base = batch[setting], uncached(setting)
                 records.add(
@@ -133,51 +113,26 @@ def measure(
                         "seconds": sampled.seconds,
                         "uncached_seconds": plain[base].seconds,
                         "cache_bytes": sampled.cache_bytes,
-                        **compare(videos[setting], videos[base]),
+                        "truth_psnr": None if converged is None else compare(frames[setting], converged)["psnr"],
+                        **compare(frames[setting], frames[base]),
                     }
                 )
-        say(f"{runner.name}, {sampling}: scene {number + 1} of {count}, {len(todo)} methods")
+        say(f"{runner.name}, {sampling}: scene {number + 1} of {len(videos)}, {len(todo)} methods")
 
 
-def row(records: list[Record]) -> Record:
-    """One row of the table: the same method, setting, model and sampling over many scenes."""
-    first = records[0]
-    values = {name: [record[name] for record in records] for name in ("psnr", "ssim", "computed_steps")}
-    worst = sorted(values["psnr"])[: max(1, round(len(records) / 10))]
-    # Still scenes have no motion to lose.
-    moving = [record["motion_ratio"] for record in records if record["motion"] != "still"]
-    return {
-        "runner": first["runner"],
-        "method": first["method"],
-        "setting": first["setting"],
-        "model": first["model"],
-        **first["sampling"],
-        "computed_steps": statistics.mean(values["computed_steps"]),
-        "speedup": statistics.median(record["uncached_seconds"] / record["seconds"] for record in records),
-        "psnr_mean": statistics.mean(values["psnr"]),
-        "psnr_worst_decile": statistics.mean(worst),
-        "psnr_fast_motion": statistics.mean([r["psnr"] for r in records if r["motion"] == "fast"] or [float("nan")]),
-        "ssim_mean": statistics.mean(values["ssim"]),
-        "temporal_error": statistics.mean(record["temporal_error"] for record in records),
-        "motion_ratio": statistics.mean(moving) if moving else None,
-        "cache_bytes": first["cache_bytes"],
-        "videos": len(records),
-    }
-
-
-def rows(records: list[Record]) -> list[Record]:
-    """All rows, ours first, by speedup."""
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[json.dumps([record[k] for k in ("runner", "model", "sampling", "method", "setting")])].append(record)
-    return sorted(
-        map(row, groups.values()), key=lambda r: (r["runner"], r["model"], str(r["steps"]), r["computed_steps"])
-    )
+def truth(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, sampling: Sampling) -> Frames | None:
+    """The converged video, at the main settings; None elsewhere, since it takes as long as ten others."""
+    if sampling not in MAIN:
+        return None
+    finest = replace(sampling, steps=TRUTH_STEPS, sampler="euler")
+    frames: Frames = runner.decode(runner.sample(scene, seed, finest, Setting("uncached", "")).latent)[0]
+    return frames
 
 
 def table(found: list[Record]) -> str:
     """Rows as Markdown."""
     columns: readme.Columns = {
+        "set": lambda r: r["set"],
         "runner": lambda r: r["runner"],
         "model": readme.model_name,
         "sampling": lambda r: str(readme.sampling_of(r)),
@@ -187,6 +142,7 @@ def table(found: list[Record]) -> str:
         "speedup": lambda r: f"{r['speedup']:.2f}x",
         "PSNR dB": lambda r: f"{r['psnr_mean']:.1f}",
         "worst tenth": lambda r: f"{r['psnr_worst_decile']:.1f}",
+        "PSNR to the converged": lambda r: "" if r["truth_psnr"] is None else f"{r['truth_psnr']:.1f}",
         "SSIM": lambda r: f"{r['ssim_mean']:.3f}",
         "motion": lambda r: f"{r['motion_ratio'] or 0:.2f}",
         "cache KiB": lambda r: "" if r["cache_bytes"] is None else f"{r['cache_bytes'] / 1024:.0f}",
@@ -254,11 +210,12 @@ def publish(records: list[Record], folder: Path) -> None:
 
 
 def plans(runner: str, model: str, short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
-    """What is sampled, most wanted first: everything at the default sampling, the schedule at all others."""
+    """What is sampled, most wanted first: everything at the default sampling, what steps compute at all others."""
     settings = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}[runner]
     if model == MODELS[0] or runner == "diffusers":
         yield Sampling(), list(settings(Sampling(), short=short))
     if runner == "comfyui" and not short:
+        yield from ((sampling, list(main_settings(sampling))) for sampling in MAIN)
         yield from ((sampling, list(schedule_settings(sampling))) for sampling in SAMPLINGS)
         yield Sampling(), list(token_settings(Sampling()))
         yield Sampling(steps=100), list(headline_settings(Sampling(steps=100)))
@@ -270,6 +227,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
     parser.add_argument("--runner", choices=RUNNERS, action="append", help="default: both")
     parser.add_argument("--model", choices=MODELS, action="append", help="default: both, short the first")
+    parser.add_argument("--set", choices=tuple(scenes.SETS), default="test", help="dev: what constants are fitted on")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "output" / "bench", help="finished samples")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -279,14 +237,14 @@ def main() -> None:
         print(f"{(time.monotonic() - started) / 60:6.1f} min  {text}", flush=True)
 
     records = Records(options.work / "samples.jsonl")
-    count = options.scenes or (SHORT_SCENES if options.short else SCENES)
+    videos = scenes.SETS[options.set](options.scenes or (SHORT_SCENES if options.short else SCENES))
     for model in options.model or (MODELS[:1] if options.short else MODELS):
         weights = WEIGHTS / f"{model}.safetensors"
         comfyui = ComfyUIRunner(weights, WEIGHTS / "adacache_demo_vae.safetensors")
         for name in options.runner or RUNNERS:
             runner = comfyui if name == "comfyui" else DiffusersRunner(weights, comfyui)
             for sampling, settings in plans(name, model, options.short):
-                measure(runner, sampling, settings, count, records, say)
+                measure(runner, sampling, settings, videos, options.set, records, say)
                 publish(records.all, options.out)  # also where a long run is ended early
     print(table(rows(records.all)))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from demo.comfyui import REPOSITORY, find_comfyui
 from demo.scenes import Scene
 
-from .fixed import fixed_interval
+from .fixed import evenly
 from .settings import Sampling, Setting
 
 LATENT = (1, 16, 9, 16, 16)
@@ -72,10 +72,12 @@ class ComfyUIRunner:
         self._vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae)))
 
     def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting) -> Sampled:
-        """Sample a scene; method ``uncached`` is the model as it is."""
+        """Sample a scene; ``uncached`` is the model as it is, ``fewer`` the same with that many steps."""
         import comfy.sample
         from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
 
+        if setting.method == "fewer":
+            sampling = replace(sampling, steps=setting.arguments["computes"])
         noise = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
         with self._patched(sampling, setting) as (model, facts):
             with counted(self._model.model.diffusion_model.blocks[0]) as work:
@@ -111,7 +113,7 @@ class ComfyUIRunner:
         options = setting.arguments
         if options.pop("dtype", None) == "bfloat16":
             model.set_model_compute_dtype(torch.bfloat16)
-        if setting.method == "uncached":
+        if setting.method in ("uncached", "fewer"):
             yield model, Facts()
         elif setting.method in ("easycache", "lazycache"):
             yield peer(model, setting.method, options["threshold"])
@@ -166,30 +168,37 @@ def ours(
     method: str,
     preset: str = "target",
     computes: int | None = None,
-    replay: str = "auto",
-    storage: str = "hidden",
     moreg: bool = False,
     repays: bool = True,
     tokens: str | None = None,
     ratio: float = 0.15,
 ) -> Iterator[tuple[Any, Facts]]:
-    """AdaCache as its node binds it; or ``fixed``, the same with computes at even distances."""
-    from adacache.adacache_core import OPEN_SORA, RANDOM, MotionRegularization
-    from adacache.nodes import _binding
+    """AdaCache as its node binds it; or ``fixed``, the same with computes at even distances.
 
-    speedup = sampling.steps / computes if computes else 2.0
-    settings = _binding.CacheSettings(
+    Args:
+        model: the ModelPatcher.
+        sampling: how it is about to be sampled.
+        method: ``adacache``, ``token refresh`` or ``fixed``.
+        preset: of the node.
+        computes: of all steps, with preset ``target``.
+        moreg: with MoReg at its defaults.
+        repays: whether computes make good for the error of the skips before them.
+        tokens: scores of Token Refresh, ``open-sora`` or ``random``; None is without.
+        ratio: of tokens that it computes.
+    """
+    from adacache.adacache_core import planned
+    from adacache.adacache_core.paper.measure import MotionRegularization
+    from adacache.adacache_core.tokens.choice import OPEN_SORA, RANDOM
+    from adacache.nodes.binding import bind
+    from adacache.nodes.settings import Settings
+
+    settings = Settings(
         preset,
-        None,
-        replay,
-        0.0,
-        1.0,
-        MotionRegularization() if moreg else None,
-        storage=storage,
-        target_speedup=speedup,
-        token_refresh=tokens and replace({"open-sora": OPEN_SORA, "random": RANDOM}[tokens], ratio=ratio),
+        target_speedup=sampling.steps / computes if computes else 2.0,
+        moreg=MotionRegularization() if moreg else None,
+        token_refresh=replace({"open-sora": OPEN_SORA, "random": RANDOM}[tokens], ratio=ratio) if tokens else None,
     )
-    patched, log = _binding.bind(model, settings)
+    patched, log = bind(model, settings)
 
     def held() -> int:
         bytes_: int = log.of_prompt(None)[-1].statistics.cache_bytes
@@ -197,9 +206,9 @@ def ours(
 
     with ExitStack() as patches:
         if method == "fixed":
-            patches.enter_context(patch.object(_binding, "make_schedule", fixed_interval(computes)))
-        if method == "fixed" or not repays:
-            patches.enter_context(patch.object(_binding, "_REPAID", {}))
+            patches.enter_context(patch.object(planned, "plan", evenly))
+        if not repays:
+            patches.enter_context(patch.object(planned, "correction", lambda *_: 0.0))
         yield patched, Facts(held)
 
 

@@ -10,33 +10,28 @@ import copy
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adacache_core import CacheRun, Layout, RunStatistics, Storage, Stream, make_schedule, replay_for
-from adacache_core.layout import Blocks
+from adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, flow_time, gaussian, planned
+from adacache_core.response import Model
 from demo.scenes import Scene
 
 from .comfyui_runner import LATENT, ComfyUIRunner, Facts, Sampled
-from .fixed import fixed_interval
+from .fixed import evenly
 from .settings import Sampling, Setting
 
-LAYOUT = Layout(
-    "Wan",
-    "diffusers.models.transformers.transformer_wan.WanTransformer3DModel",
-    (Blocks("blocks"),),
-    (Stream("norm_out"),),
-)
 # Of blocks 0 to Fn - 1; the default of 8 is made for models with some 40 blocks, a fifth of which is 2 of our 10.
 FIRST_BLOCKS = 2
-CONDITIONS = ("uncond", "cond")
+CONDITIONS = 2  # in one batch
 TOKENS = LATENT[2] * LATENT[3] // 2 * LATENT[4] // 2
 
 
@@ -79,18 +74,21 @@ class DiffusersRunner:
 
     @torch.no_grad()
     def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting) -> Sampled:
-        """Sample a scene; method ``uncached`` is the model as it is."""
+        """Sample a scene; ``uncached`` is the model as it is, ``fewer`` the same with that many steps."""
+        if setting.method == "fewer":
+            sampling = replace(sampling, steps=setting.arguments["computes"])
         if setting.method == "magcache" and sampling not in self._magnitudes:
             self._magnitudes[sampling] = self._calibrate_magcache(sampling)
         model = copy.deepcopy(self._model)  # hooks never come off entirely
         loop = _Loop(model, sampling)
-        caching = nullcontext(Facts()) if setting.method == "uncached" else self._cached(loop, setting)
+        plain = setting.method in ("uncached", "fewer")
+        caching = nullcontext(Facts()) if plain else self._cached(loop, setting)
         with caching as facts, _counted(model) as work:
             started = time.perf_counter()
             latent = loop(scene, seed, facts)
             seconds = time.perf_counter() - started
         # Multiply-adds of the blocks' linear layers, in steps of which all blocks compute.
-        full = sum(layer.weight.numel() for layer in _linears(model)) * len(CONDITIONS) * TOKENS
+        full = sum(layer.weight.numel() for layer in _linears(model)) * CONDITIONS * TOKENS
         return Sampled(latent, seconds, sum(work) / full, facts.cache_bytes)
 
     def _calibrate_magcache(self, sampling: Sampling) -> list[float]:
@@ -159,31 +157,19 @@ class _Loop:
         )
         self.scheduler.set_timesteps(sampling.steps)
         self.timestep = 0.0
-        self.run: CacheRun | None = None
+        self._start: Callable[[], PlannedRun] | None = None
 
-    def attach(
-        self,
-        method: str,
-        preset: str = "target",
-        computes: int | None = None,
-        replay: str = "auto",
-        storage: str = "hidden",
-        repays: bool = True,
-    ) -> Facts:
-        """Use ``adacache_core`` in this loop."""
-        times = [float(sigma) for sigma in self.scheduler.sigmas]
-        chosen, statistics = replay_for(preset, replay), RunStatistics({}, len(times) - 1)
-        planned = preset not in ("paper-fast", "paper-slow") and method == "adacache"
-        schedule = make_schedule if method == "adacache" else fixed_interval(computes)
-        speedup = self.sampling.steps / computes if computes else 2.0
-        self.run = CacheRun(
-            lambda: schedule(preset, times[:-1], chosen, None, None, None, speedup),
-            chosen,
-            times,
-            statistics,
-            storage=Storage(storage),
-            repaid=float(repays and planned and self.sampling.sampler == "euler"),
-        )
+    def attach(self, method: str, preset: str = "target", computes: int | None = None, repays: bool = True) -> Facts:
+        """Use ``adacache_core`` in this loop; ``fixed`` is with computes at even distances."""
+        steps = Steps(tuple(self.scheduler.sigmas.tolist()), lambda sigma: flow_time(1 - sigma, sigma))
+        statistics = RunStatistics({}, len(steps))
+
+        def start() -> PlannedRun:
+            response = ask(self._alone, lambda sigma: gaussian(1 - sigma, sigma))
+            count = computes or round(len(steps) / SPEEDUPS[preset])
+            return PlannedRun(steps, count, statistics, response, repays)
+
+        self._start = patch.object(planned, "plan", evenly)(start) if method == "fixed" else start
         return Facts(lambda: statistics.cache_bytes)
 
     def __call__(self, scene: Scene, seed: int, facts: Facts) -> Tensor:
@@ -193,24 +179,43 @@ class _Loop:
         prompt = embed_scene(asdict(scene))
         # Attention to copies of one token is attention to that token.
         text = torch.cat([embed_empty().expand_as(prompt), prompt])
+        run = self._start() if self._start else None
         for index, timestep in enumerate(self.scheduler.timesteps):
             self.timestep = float(timestep)
             sigma = float(self.scheduler.sigmas[index])
-            caching = self.run.call(self.model, LAYOUT, sigma, CONDITIONS, LATENT) if self.run else nullcontext()
-            with self.model.cache_context("both"), caching:
-                velocity = self.model(
-                    hidden_states=torch.cat([latent, latent]),
-                    timestep=timestep.expand(2),
-                    encoder_hidden_states=text,
-                    return_dict=False,
-                )[0]
-            without, with_prompt = velocity.chunk(2)
+            if run is not None:
+                run.begin(sigma)
+            denoised = None if run is None else run.recall("both")
+            if denoised is None:
+                denoised = self._denoised(latent, timestep, sigma, text)
+                denoised = denoised if run is None else run.keep("both", denoised)
+            without, with_prompt = denoised.chunk(2)
             guided = without + self.sampling.cfg * (with_prompt - without)
-            latent = self.scheduler.step(guided, timestep, latent, return_dict=False)[0]
+            guided = guided if run is None else run.end(guided)
+            latent = self.scheduler.step((latent - guided) / sigma, timestep, latent, return_dict=False)[0]
             facts.step()
-        if self.run:
-            self.run.finish()
+        if run is not None:
+            run.finish()
         return latent
+
+    def _denoised(self, latent: Tensor, timestep: Tensor, sigma: float, text: Tensor) -> Tensor:
+        with self.model.cache_context("both"):
+            velocity = self.model(
+                hidden_states=torch.cat([latent, latent]),
+                timestep=timestep.expand(2),
+                encoder_hidden_states=text,
+                return_dict=False,
+            )[0]
+        denoised: Tensor = latent - sigma * velocity
+        return denoised
+
+    def _alone(self, model: Model, rows: int) -> Tensor:
+        """The scheduler with another model, on rows of one number each; see ``adacache_core.ask``."""
+        scheduler, x = copy.deepcopy(self.scheduler), torch.ones(rows, 1, 1, 1, 1)
+        for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
+            velocity = (x - model(x, sigma.expand(rows))) / sigma
+            x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+        return x
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:

@@ -1,35 +1,14 @@
-"""The control that every adaptive decision must beat: computes at even distances."""
+"""The control that every choice of steps must beat: computes at even distances."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from adacache_core.schedule import Schedule
+from collections.abc import Sequence
 
 
-class FixedInterval(Schedule):
-    """The first three steps, the last one, and as many others, evenly spread, as make ``computes`` in all."""
-
-    def __init__(self, total_steps: int, computes: int) -> None:
-        spread = computes - 3
-        self.steps = {0, 1, *(2 + round(index * (total_steps - 3) / spread) for index in range(spread + 1))}
-        super().__init__(total_steps)
-
-    def _forced_steps(self) -> frozenset[int]:
-        return frozenset(self.steps)
-
-    def _rate_without_distance(self, step: int) -> int:
-        return self.total_steps
-
-    def _next_rate(self, step: int, regularized_distance: float, motion_factor: float | None) -> int:
-        return self.total_steps
-
-
-def fixed_interval(computes: int) -> Callable[..., Schedule]:
-    """Stands in for ``make_schedule`` with the same arguments."""
-
-    def make(preset: str, times: Sequence[float], *_: Any) -> Schedule:
-        return FixedInterval(len(times), computes)
-
-    return make
+def evenly(times: Sequence[float], computes: int) -> tuple[str | None, ...]:
+    """Stands in for ``plan``: the first three calls, the last one, and as many others, evenly spread, as make
+    ``computes`` in all (4 or more).
+    """
+    total, spread = len(times), computes - 3
+    chosen = {0, 1, *(2 + round(index * (total - 3) / spread) for index in range(spread + 1))}
+    return tuple("plan" if call in chosen else None for call in range(total))

@@ -16,93 +16,25 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HUNYUAN = {
-    "in_channels": 16,
-    "patch_size": [1, 2, 2],
-    "out_channels": 16,
-    "vec_in_dim": 768,
-    "context_in_dim": 4096,
-    "mlp_ratio": 4.0,
-    "axes_dim": [16, 56, 56],
-    "theta": 256,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "byt5": False,
-    "meanflow": False,
-    "meanflow_sum": False,
-    "use_cond_type_embedding": False,
-    "vision_in_dim": None,
-}
+sys.path.insert(0, str(REPOSITORY))  # started as a script
 
+from benchmarks.gpu_models import MODELS, Model  # noqa: E402
 
-@dataclass(frozen=True)
-class Model:
-    """A model at its real size.
+if TYPE_CHECKING:
+    from adacache_core import RunStatistics
 
-    Attributes:
-        path: module and class in ComfyUI.
-        config, tiny: arguments of the class; ``tiny`` overrides for a test on a CPU.
-        latent: channels, and pixels of a frame and frames of a video per place of the latent.
-        arguments: makes the other arguments of a call, for a device and dtype.
-    """
-
-    name: str
-    path: str
-    config: dict[str, Any]
-    tiny: dict[str, Any]
-    latent: tuple[int, int, int]
-    arguments: Callable[[torch.device, torch.dtype], dict[str, Any]]
-
-
-def text(tokens: int, width: int, **others: tuple[int, ...]) -> Callable[[torch.device, torch.dtype], dict[str, Any]]:
-    """A prompt of random tokens, and other random arguments by shape."""
-
-    def arguments(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        shapes = {"context": (1, tokens, width), **others}
-        return {name: torch.randn(shape, device=device, dtype=dtype) for name, shape in shapes.items()}
-
-    return arguments
-
-
-def ltx_text(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    return {**text(128, 4096)(device, dtype), "attention_mask": torch.ones(1, 128, device=device, dtype=torch.int64)}
-
-
-def wan(name: str, dim: int, ffn_dim: int, num_heads: int, num_layers: int) -> Model:
-    config = {"model_type": "t2v", "dim": dim, "ffn_dim": ffn_dim, "num_heads": num_heads, "num_layers": num_layers}
-    tiny = {"dim": 256, "ffn_dim": 512, "num_heads": 2, "num_layers": 3}
-    return Model(name, "comfy.ldm.wan.model.WanModel", config, tiny, (16, 8, 4), text(512, 4096))
-
-
-MODELS = (
-    wan("Wan 2.1 1.3B", 1536, 8960, 12, 30),
-    wan("Wan 2.1 14B", 5120, 13824, 40, 40),
-    Model(
-        "HunyuanVideo 13B",
-        "comfy.ldm.hunyuan_video.model.HunyuanVideo",
-        {**HUNYUAN, "hidden_size": 3072, "num_heads": 24, "depth": 20, "depth_single_blocks": 40},
-        {"hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 2},
-        (16, 8, 4),
-        text(256, 4096, y=(1, 768), guidance=(1,)),
-    ),
-    Model(
-        "LTX-Video 2B",
-        "comfy.ldm.lightricks.model.LTXVModel",
-        {"num_layers": 28, "num_attention_heads": 32, "attention_head_dim": 64, "cross_attention_dim": 2048},
-        {"num_layers": 3, "num_attention_heads": 4, "cross_attention_dim": 256},
-        (128, 32, 8),
-        ltx_text,
-    ),
-)
+# A latent and its noise level to the velocity, and whether the step was skipped.
+Call = Callable[[Tensor, float], tuple[Tensor, bool]]
 SIZES = {"480p": (832, 480, 81), "720p": (1280, 720, 81)}
 TINY = {"tiny": (128, 128, 17)}
 
@@ -139,12 +71,33 @@ def peak_bytes(device: torch.device, work: Callable[[], Any]) -> tuple[Any, int 
     return result, torch.cuda.max_memory_allocated(device)
 
 
+def noise_levels(steps: int) -> list[float]:
+    """Of a flow model, evenly from noise to 0."""
+    return [1 - step / steps for step in range(steps + 1)]
+
+
+def euler(levels: list[float], model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
+    """The sampler on rows of one number each, see ``adacache_core.ask``."""
+    x = torch.ones(rows, 1)
+    for sigma, following in pairwise(levels):
+        x = x + (following - sigma) * (x - model(x, torch.tensor([sigma]))) / sigma
+    return x
+
+
+def layout_of(network: nn.Module) -> Any:
+    """Where the model's blocks are; without the nodes beside, which need more of ComfyUI than a tree of it."""
+    for name, folder in (("adacache", REPOSITORY), ("adacache.nodes", REPOSITORY / "nodes")):
+        sys.modules.setdefault(name, ModuleType(name)).__path__ = [str(folder)]
+    return importlib.import_module("adacache.nodes.families").layout_of(network)
+
+
 class Case:
     """One model at one size."""
 
     def __init__(self, model: Model, size: tuple[int, int, int], options: argparse.Namespace) -> None:
         self.device, dtype = torch.device(options.device), getattr(torch, options.dtype)
         self.network = build(model, options.tiny, self.device, dtype)
+        self.layout = layout_of(self.network)
         (width, height, frames), (channels, pixels, time_) = size, model.latent
         self.shape = (1, channels, (frames - 1) // time_ + 1, height // pixels, width // pixels)
         self.latent = torch.randn(self.shape, device=self.device, dtype=dtype)
@@ -155,40 +108,65 @@ class Case:
         output: Tensor = self.network(x, timestep, **self.arguments, transformer_options={})
         return output
 
-    def sample(self, steps: int, run: Any = None, layout: Any = None) -> tuple[list[float], list[float]]:
-        """Euler from noise, without a run uncached; returns the seconds of every computed and every skipped step."""
-        x, sigmas = self.latent, [1 - step / steps for step in range(steps + 1)]
-        computed: list[float] = []
-        skipped: list[float] = []
+    def sample(self, steps: int, call: Call | None = None) -> tuple[list[float], list[float]]:
+        """Euler from noise, without ``call`` uncached; returns the seconds of every computed and every skipped step."""
+        x = self.latent
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for sigma, following in pairwise(noise_levels(steps)):
+            (velocity, skips), took = timed(self.device, lambda x=x, sigma=sigma: (call or self.uncached)(x, sigma))
+            seconds[skips].append(took)
+            x = x + (following - sigma) * velocity.to(x.dtype)
+        return seconds[False], seconds[True]
+
+    def uncached(self, x: Tensor, sigma: float) -> tuple[Tensor, bool]:
+        return self.forward(x, sigma), False
+
+    def planned(self, preset: str, steps: int) -> tuple[Call, RunStatistics]:
+        """The main road: keeps predictions, and forecasts them."""
+        from adacache.adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, flow_time, gaussian
+
+        levels = noise_levels(steps)
+        schedule = Steps(tuple(levels), lambda sigma: flow_time(1 - sigma, sigma))
+        response = ask(partial(euler, levels), lambda sigma: gaussian(1 - sigma, sigma))
+        run = PlannedRun(schedule, round(steps / SPEEDUPS[preset]), RunStatistics({}, steps), response)
 
         def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
-            if run is None:
-                return self.forward(x, sigma), False
-            with run.call(self.network, layout, sigma, ("positive",), self.shape) as skips:
+            run.begin(sigma)
+            denoised = run.recall("positive")
+            skips = denoised is not None
+            if denoised is None:
+                denoised = run.keep("positive", x - sigma * self.forward(x, sigma))
+            return (x - run.end(denoised)) / sigma, skips
+
+        return call, run.statistics
+
+    def published(self, preset: str, steps: int) -> tuple[Call, RunStatistics]:
+        """The paper's road: keeps what the blocks add, and holds it."""
+        from adacache.adacache_core import RunStatistics, Steps
+        from adacache.adacache_core.paper.codebook import codebook_for
+        from adacache.adacache_core.paper.rule import CodebookRule
+        from adacache.adacache_core.paper.run import ResidualRun
+
+        codebook = codebook_for(preset, steps)
+        schedule = Steps(tuple(noise_levels(steps)), lambda sigma: sigma)
+        run = ResidualRun(lambda: CodebookRule(codebook, steps), schedule, RunStatistics({}, steps))
+
+        def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
+            with run.call(self.network, self.layout, sigma, ("positive",), self.shape) as skips:
                 return self.forward(x, sigma), skips
 
-        for sigma, following in pairwise(sigmas):
-            (velocity, skips), seconds = timed(self.device, lambda x=x, sigma=sigma: call(x, sigma))
-            (skipped if skips else computed).append(seconds)
-            x = x + (following - sigma) * velocity.to(x.dtype)
-        return computed, skipped
+        return call, run.statistics
 
     def measured(self, preset: str, steps: int) -> dict[str, Any]:
         """A run with a preset."""
-        from adacache_core import CacheRun, RunStatistics, layout_of, make_schedule, replay_for
-
-        layout, replay = layout_of(self.network), replay_for(preset)
-        times = [1 - step / steps for step in range(steps)]
-        records = RunStatistics({}, steps)
-        run = CacheRun(lambda: make_schedule(preset, times, replay), replay, [*times, 0.0], records)
+        call, records = (self.published if preset.startswith("paper") else self.planned)(preset, steps)
         ((computed, skipped), peak), seconds = timed(
-            self.device, lambda: peak_bytes(self.device, lambda: self.sample(steps, run, layout))
+            self.device, lambda: peak_bytes(self.device, lambda: self.sample(steps, call))
         )
-        run.finish()
         return {
             "preset": preset,
             "steps": steps,
-            "computed_steps": records.computed_steps,
+            "computed_steps": len(computed),
             "seconds": seconds,
             "computed_step_seconds": statistics.median(computed),
             "skipped_step_seconds": statistics.median(skipped) if skipped else None,
@@ -219,7 +197,8 @@ def measure(case: Case, steps: tuple[int, ...], uncached_steps: int) -> Iterator
     except ImportError as missing:
         print(f"EasyCache is not measured: {missing}", flush=True)
         return
-    found, peak = peak_bytes(case.device, lambda: easycache(case.network, case.latent, case.arguments, steps[0]))
+    given = case.network, case.layout, case.latent, case.arguments, steps[0]
+    found, peak = peak_bytes(case.device, lambda: easycache(*given))
     yield {**found, "peak_bytes": peak, "speedup": step * steps[0] / found["seconds"]}
 
 
@@ -237,7 +216,7 @@ def main() -> None:
     parser.add_argument("--uncached-steps", type=int, default=5, help="uncached steps to measure; their median counts")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     options = parser.parse_args()
-    sys.path[:0] = [str(options.comfyui), str(REPOSITORY)]
+    sys.path.insert(0, str(options.comfyui))
     from comfy.cli_args import args
 
     args.cpu = options.device == "cpu"  # read when comfy.model_management is imported

@@ -13,14 +13,17 @@ import torch
 from comfy_extras.nodes_easycache import EasyCacheNode
 from torch import Tensor, nn
 
-from adacache_core import layout_of
+from adacache_core.inside.layout import Layout
 
 
-def easycache(network: nn.Module, latent: Tensor, arguments: dict[str, Any], steps: int) -> dict[str, Any]:
+def easycache(
+    network: nn.Module, layout: Layout, latent: Tensor, arguments: dict[str, Any], steps: int
+) -> dict[str, Any]:
     """One run at the node's defaults.
 
     Args:
         network: the model, whose weights ComfyUI loads once more.
+        layout: where its blocks are.
         latent: ``[1, C, T, H, W]``, on the device and of the dtype to sample with.
         arguments: the other arguments of a model call, by name.
         steps: sampling steps.
@@ -28,7 +31,7 @@ def easycache(network: nn.Module, latent: Tensor, arguments: dict[str, Any], ste
     model = comfy.sd.load_diffusion_model_state_dict(network.state_dict(), model_options={"dtype": latent.dtype})
     (patched,) = EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args
     loaded = model.model.diffusion_model
-    _, block = next(layout_of(loaded).block_modules(loaded))
+    _, block = next(layout.block_modules(loaded))
     ran: list[bool] = []
     seconds: dict[bool, list[float]] = {True: [], False: []}
     hook = block.register_forward_pre_hook(lambda *_: ran.append(True))

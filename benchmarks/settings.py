@@ -1,4 +1,4 @@
-"""What is compared: methods with their settings, ways of sampling, scenes."""
+"""What is compared: methods with their settings, and ways of sampling."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from demo.scenes import Scene
-
 # What diffusers' TaylorSeer caches: the outputs of attention and of the feed-forward, as its paper does.
 SUBLAYERS = (r"blocks\.\d+\.attn[12]", r"blocks\.\d+\.ffn")
 # EasyCache's and LazyCache's reuse_threshold; the nodes' default is 0.2.
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-MOTIONS = ("still", "slow", "fast", "changing")
-COLORS = ("red", "orange", "yellow", "green", "blue", "magenta")
-SHAPES = ("circle", "square", "triangle")
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,10 @@ class Sampling:
 
     def __str__(self) -> str:
         return f"{self.steps} steps, {self.sampler}, shift {self.shift:g}, cfg {self.cfg:g}"
+
+
+# What people run, see benchmarks/README.md; there the distance to the converged video is measured as well.
+MAIN = (Sampling(20, "res_multistep", 5.0, 1.0), Sampling(20, "euler", 5.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -67,35 +66,27 @@ def uncached(setting: Setting) -> Setting:
     return Setting("uncached", "", tuple(pair for pair in setting.options if pair[0] == "dtype"))
 
 
-def scenes(count: int) -> list[tuple[Scene, int]]:
-    """Prompts with their seeds: as many of each motion class, everything else in turn. Not those of the training."""
-    motions, colors, shapes = (itertools.cycle(values) for values in (MOTIONS, COLORS, SHAPES))
-    found = []
-    for index in range(count):
-        scene = Scene(
-            motion=next(motions),
-            camera=("static", "pan")[index // 4 % 2],
-            background=("plain", "textured")[index // 8 % 2],
-            objects="123"[index // 2 % 3],
-            color=next(colors),
-            shape=next(shapes),
-        )
-        if index % len(MOTIONS) == len(MOTIONS) - 1:
-            next(colors)  # or else two of the six colours would never meet two of the four motions
-        found.append((scene, 5_000 + index))
-    return found
-
-
 def equal_computes(steps: int) -> tuple[int, ...]:
     """Counts of computed steps at which schedules are compared: a half, two fifths and a third, as 15, 12, 10 of 30."""
     return tuple(round(steps * share) for share in (1 / 2, 2 / 5, 1 / 3))
 
 
 def schedule_settings(sampling: Sampling) -> Iterator[Setting]:
-    """Where computes are placed: ours against even distances, at equal counts; for every way of sampling."""
+    """Which steps compute: ours against even distances, and against as many plain steps; for every way of sampling."""
     for count in equal_computes(sampling.steps):
         yield planned(count)
-        yield setting("fixed", f"forecast, {count} computes", replay="forecast", computes=count)
+        yield setting("fixed", f"{count} computes", computes=count)
+        yield setting("fewer", f"{count} steps", computes=count)
+
+
+def main_settings(sampling: Sampling) -> Iterator[Setting]:
+    """At what people run: what they could do instead."""
+    yield setting("uncached", "")
+    for preset in ("quality", "balanced", "fast"):
+        yield setting("adacache", preset, preset=preset)
+    yield from schedule_settings(sampling)
+    for method in ("lazycache", "easycache"):
+        yield from (setting(method, f"threshold {threshold:g}", threshold=threshold) for threshold in THRESHOLDS)
 
 
 def fourfold(sampling: Sampling) -> Iterator[Setting]:
@@ -105,11 +96,11 @@ def fourfold(sampling: Sampling) -> Iterator[Setting]:
 
 
 def headline_settings(sampling: Sampling) -> Iterator[Setting]:
-    """At the paper's 4.7x and at 7x: ours, held and forecast, and the published codebooks with MoReg off and on."""
+    """At the paper's 4.7x and at 7x: ours, and as many plain steps; the published codebooks with MoReg off and on."""
     for speedup in (4.7, 7.0):
         count = round(sampling.steps / speedup)
         yield planned(count)
-        yield setting("fixed", f"hold, {count} computes", replay="hold", computes=count)
+        yield setting("fewer", f"{count} steps", computes=count)
     for preset in ("paper-slow", "paper-fast"):
         yield setting("adacache", preset, preset=preset)
         yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)
@@ -119,15 +110,12 @@ def token_settings(sampling: Sampling) -> Iterator[Setting]:
     """Partial steps against skips of about the same floating-point operations, which the rows then say exactly."""
     for count in equal_computes(sampling.steps):
         for ratio in (0.1, 0.3):
-            # Of a step of the demo model the MLP is 35 %, all else is replayed.
+            # Of a step of the demo model the MLP is 35 %, all else is held.
             partial = 0.35 * ratio
             computes = round((count - partial * sampling.steps) / (1 - partial))
             for tokens in ("open-sora", "random"):
                 label = f"{tokens}, ratio {ratio:g}, {computes} computes"
                 yield setting("token refresh", label, preset="target", computes=computes, tokens=tokens, ratio=ratio)
-        for replay in ("forecast", "hold"):
-            options = {"preset": "target", "computes": count, "replay": replay, "repays": False}
-            yield setting("adacache", f"{count} computes, {replay} alone", **options)
         yield planned(count)
 
 
@@ -139,7 +127,7 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
         yield setting("lazycache", f"threshold {threshold:g}", threshold=threshold)
     for threshold in (0.2,) if short else THRESHOLDS:
         yield setting("easycache", f"threshold {threshold:g}", threshold=threshold)
-    yield from itertools.islice(schedule_settings(sampling), 2, 4) if short else schedule_settings(sampling)
+    yield from itertools.islice(schedule_settings(sampling), 3, 6) if short else schedule_settings(sampling)
     if short:
         return
     yield from fourfold(sampling)
@@ -148,10 +136,7 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     for preset in ("quality", "balanced", "fast"):
         yield setting("adacache", f"{preset}, bf16", preset=preset, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
-        yield setting("adacache", f"{count} computes, no repayment", preset="target", computes=count, repays=False)
-        yield setting("adacache", f"{count} computes, output", preset="target", computes=count, storage="output")
-        yield setting("adacache", f"{count} computes, hold", preset="target", computes=count, replay="hold")
-        yield setting("fixed", f"hold, {count} computes", replay="hold", computes=count)
+        yield setting("adacache", f"{count} computes, uncorrected", preset="target", computes=count, repays=False)
         yield setting("adacache", f"{count} computes, MoReg", preset="target", computes=count, moreg=True)
     for preset in ("paper-slow", "paper-fast"):
         yield setting("adacache", f"{preset}, MoReg", preset=preset, moreg=True)

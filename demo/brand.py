@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import sync_playwright
 
-from adacache_core import FORECAST, Calibration, make_schedule
-from adacache_core.presets import SPEEDUPS
+from adacache_core import SPEEDUPS
 from demo.comfyui import REPOSITORY, ComfyServer
 from demo.demo import WORKFLOW, Result, collect, node_id, prompt_of
 from demo.gallery.notes import planned
@@ -142,25 +141,7 @@ def draw_motion(results: Sequence[Result]) -> Image.Image:
         top = MARGIN + 104 * number
         pen.paste(_overlay(result), MARGIN, top, 84)
         [run] = result.report["runs"]
-        _run(pen, MARGIN + 104, top, "", [step["computed"] for step in run["steps"]])
-    return pen.picture()
-
-
-def draw_calibration(report: Json) -> Image.Image:
-    """What a run with the preset calibrate measured, and the steps that balanced computes with it."""
-    pen = Pen(PAGE, 2 * MARGIN + 84 + 104, PAPER)
-    [run] = report["runs"]
-    errors = [step["forecast_error"] for step in run["steps"]]
-    least, most = (choose(filter(None, errors)) for choose in (min, max))
-    width = (PAGE - 2 * MARGIN) / len(errors)
-    for step, error in enumerate(errors):
-        if error is not None:
-            height = 8 + 76 * np.log(error / least) / np.log(most / least)
-            left = MARGIN + step * width
-            pen.box(left, MARGIN + 84 - height, left + 0.75 * width, MARGIN + 84, MUTED, 1)
-    times = [step["sigma"] for step in run["steps"]]
-    schedule = make_schedule("balanced", times, FORECAST, calibration=Calibration.from_report(report))
-    _run(pen, MARGIN, 2 * MARGIN + 84, "balanced", [step in schedule.steps for step in range(STEPS)])
+        _run(pen, MARGIN + 104, top, "", [step["kind"] == "computed" for step in run["steps"]])
     return pen.picture()
 
 
@@ -225,8 +206,6 @@ def main() -> None:
     with ComfyServer() as server:
         moving = [run_demo(server, "paper-slow", motion, moreg=True) for motion in MOTIONS]
         save(draw_motion(moving).convert("RGB").quantize(256), help_pages / "AdaCacheMoReg.png")
-        measured = run_demo(server, "calibrate", "changing")
-        save(draw_calibration(measured.report).convert("RGB").quantize(64), help_pages / "AdaCacheCalibrate.png")
         for locale, name in (("en", "AdaCacheInspector"), ("zh", "AdaCacheInspector-zh")):
             save(photograph_inspector(server, locale), help_pages / f"{name}.png")
 

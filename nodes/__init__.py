@@ -2,9 +2,8 @@
 
 from .adacache import AdaCache
 from .ar_cache import ARCache
-from .calibrate import AdaCacheCalibrate
 from .inspector import AdaCacheInspector
 from .moreg import MoRegSettings
 from .token_refresh import TokenRefreshSettings
 
-NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, ARCache, AdaCacheInspector, AdaCacheCalibrate]
+NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, ARCache, AdaCacheInspector]

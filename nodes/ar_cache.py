@@ -13,16 +13,9 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import nn
 
-from ..adacache_core import (
-    ConfigurationError,
-    UnsupportedModelError,
-    Window,
-    WindowedCache,
-    WindowStatistics,
-    make_room,
-)
-from ._binding import executing_prompt
-from .statistics_log import LoggedRun, StatisticsLog
+from ..adacache_core import ConfigurationError, UnsupportedModelError, Window, WindowStatistics
+from ..adacache_core.window import make_room
+from .runs import RunLog
 from .types import Statistics
 
 KEY = "adacache_ar_cache"
@@ -73,6 +66,8 @@ class ARCache(io.ComfyNode):
                     tooltip="Frames and bytes of the cache; connect it to an AdaCache Inspector.",
                 ),
             ],
+            # Two nodes with equal inputs would share one execution, and with it the log of their runs.
+            not_idempotent=True,
         )
 
     @classmethod
@@ -80,7 +75,7 @@ class ARCache(io.ComfyNode):
         return io.NodeOutput(*bind(model, Window(window, anchors)))
 
 
-def bind(model: ModelPatcher, window: Window) -> tuple[ModelPatcher, StatisticsLog]:
+def bind(model: ModelPatcher, window: Window) -> tuple[ModelPatcher, RunLog]:
     """A clone of the model whose key/value cache is bounded while it is sampled, and the log of its statistics.
 
     Raises:
@@ -96,7 +91,7 @@ def bind(model: ModelPatcher, window: Window) -> tuple[ModelPatcher, StatisticsL
         )
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         raise ConfigurationError("AR Cache: the model has a window already. Remove one of the two AR Cache nodes.")
-    binding = _Binding(window, StatisticsLog())
+    binding = _Binding(window, RunLog())
     patched = model.clone()
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, binding.outer_sample)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _apply_model)
@@ -106,7 +101,7 @@ def bind(model: ModelPatcher, window: Window) -> tuple[ModelPatcher, StatisticsL
 @dataclass(frozen=True)
 class _Binding:
     window: Window
-    log: StatisticsLog
+    log: RunLog
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """One sampling run: the sampler gets a bounded cache when it asks the model for one."""
@@ -123,9 +118,37 @@ class _Binding:
         block = min(sampler.extra_options.get("num_frame_per_block", 1), max(1, frames - given_frames))
         self.window.check(block, given_frames, frames)
         statistics = WindowStatistics(self.window, frames)
-        self.log.append(LoggedRun(*executing_prompt(), statistics))
+        self.log.start(statistics)
         with _bounded(guider.model_patcher.model.diffusion_model, statistics):
             return executor(*args, **kwargs)
+
+
+class WindowedCache(dict[str, Any]):
+    """The key/value cache of one layer as ComfyUI's model and sampler have it, which never outgrows its buffers.
+
+    ``"k"`` and ``"v"`` are ``[B, L, heads, head size]``; ``"end"`` is the number of tokens in use, counted from the
+    front. The model appends the tokens of a block there and reads all of them; the sampler takes the block back by
+    lowering ``"end"`` before it repeats it.
+
+    Args:
+        layer: an empty cache, its length a whole number of frames.
+        frame_tokens: tokens of one latent frame.
+        statistics: one for all layers, filled in as the run goes.
+    """
+
+    def __init__(self, layer: dict[str, Any], frame_tokens: int, statistics: WindowStatistics) -> None:
+        super().__init__(layer)
+        self.frame_tokens = frame_tokens
+        self.statistics = statistics
+        nbytes = self["k"].nbytes + self["v"].nbytes
+        statistics.cache_bytes += nbytes
+        statistics.frame_bytes += nbytes * frame_tokens // self["k"].shape[1]
+
+    def make_room(self, start: int, frames: int) -> None:
+        """Make room for a block of so many latent frames, the first of which has a number in the whole video."""
+        anchors = self.statistics.window.anchors * self.frame_tokens
+        self["end"] = make_room((self["k"], self["v"]), self["end"], frames * self.frame_tokens, anchors)
+        self.statistics.begin(start, self["end"] // self.frame_tokens + frames)
 
 
 @contextmanager
@@ -158,7 +181,7 @@ def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """One model call: the frames that it is about to append get room."""
     options = args[5] if len(args) > 5 else kwargs["transformer_options"]
     state = options.get("ar_state", {})
-    caches = state.get("kv_caches", ())
-    if any(isinstance(cache, WindowedCache) for cache in caches):
-        make_room(caches, state["start_frame"], args[0].shape[2])
+    for cache in state.get("kv_caches", ()):
+        if isinstance(cache, WindowedCache):
+            cache.make_room(state["start_frame"], args[0].shape[2])
     return executor(*args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..adacache_core import MotionRegularization
+from ..adacache_core.paper.measure import MotionRegularization
 from .types import Motion, percent
 
 _DEFAULTS = MotionRegularization()

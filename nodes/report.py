@@ -1,77 +1,23 @@
-"""The inspector's report: the numbers of a prompt's runs, and the sentences that answer "why"."""
+"""The inspector's report: the numbers of a prompt's runs, and the sentences that answer "why".
+
+A sentence is an entry, ``{"key": ..., name: value, ...}``: the key names a text of ``locales/*/main.json``, the values
+fill its placeholders. So every language has the same sentences, here and in the browser.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from ..adacache_core import CALIBRATE, RunStatistics, WindowStatistics
+from ..adacache_core import RunStatistics, WindowStatistics
 
-# web/strings.js has the same keys and placeholders in Chinese.
-SENTENCES = {
-    "not_connected": (
-        "No statistics connected: AdaCache is bypassed or not in this graph. Without it every step is computed."
-    ),
-    "not_sampled": (
-        "The model with AdaCache has not been sampled. Connect AdaCache's MODEL output to the sampler that makes "
-        "this latent."
-    ),
-    "run": "Run {run} of {runs}:",
-    "faster": "Sampling took {seconds}; with every step computed it would have taken about {uncached}.",
-    "took": "Sampling took {seconds}.",
-    "first": "The first step took {first}, with one-off work such as loading; the speedup leaves it out.",
-    "each": "A computed step usually took {computed}, a skipped one {skipped} on average.",
-    "each_partial": "A computed step usually took {computed}, a partial one {partial} on average.",
-    "phase_early": "The early third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
-    "phase_middle": "The middle third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
-    "phase_late": "The late third of sampling was skipped most: {count} of its {size} steps ({first} to {last}).",
-    "partial": (
-        "Token Refresh made partial steps of all {count} steps that would have been skipped: each computed a part of "
-        "the tokens."
-    ),
-    "repaid": "Computed steps gave back {percent} % of the error of the skips before them (error repayment).",
-    "not_repaid": "Error repayment was off: it needs a flow model and the sampler euler, dpmpp_2m or res_multistep.",
-    "moved": (
-        "MoReg gave this video {percent} % of the planned computes, by how much moves in what the prompt asks for."
-    ),
-    "not_moved": (
-        "MoReg left the plan as it is: it compares the two conditions of guidance, which this run did not have."
-    ),
-    "outputs": (
-        "Only the model's outputs were kept: they take little memory, and skipped steps come out less exact than with "
-        "hidden states."
-    ),
-    "too_few": "No step was skipped: {steps} steps are too few, the video changes too much from one to the next.",
-    "calibrated": (
-        "Every step was computed to measure this model. Connect the report to an AdaCache Calibrate node, and its "
-        "calibration to AdaCache."
-    ),
-    "window": "No step was skipped: start_percent {start} and end_percent {end} leave none that may be.",
-    "forced": "No step was skipped: the ones that may be are followed by steps that are always computed.",
-    "rates": "No step was skipped: every rate of the codebook is 1. A rate of 2 or more allows skips.",
-    "distance": (
-        "No step was skipped: the distance stayed above {threshold}, the largest threshold with a rate over 1; "
-        "the lowest was {lowest}."
-    ),
-    "motion": "No step was skipped because of motion: MoReg raised the lowest distance from {plain} to {lowest}.",
-    "not_finite": "{count} steps gave values that are not finite (NaN): they were not cached. Check model and LoRAs.",
-    "new_condition": "{count} planned skips were computed because a condition was new at them.",
-    "stopped": "The run stopped after {done} of {steps} steps: it was interrupted or failed.",
-    "key_value": (
-        "Key/value cache: {frames} of {video} latent frames at most, {bytes}, full from block {full} of {blocks} on. "
-        "Without a window it would take {unbounded}."
-    ),
-    "key_value_whole": "Key/value cache: all {video} latent frames fit into the window of {window}, {bytes}.",
-}
-# Those of the above that read otherwise where their count of steps is 1; Chinese has one form for all.
-_OF_ONE = {
-    "too_few": "No step was skipped: 1 step is too few, a skip needs computed steps before and after it.",
-    "not_finite": "1 step gave values that are not finite (NaN): it was not cached. Check model and LoRAs.",
-    "new_condition": "1 planned skip was computed because a condition was new at it.",
-    "stopped": "The run stopped after {done} of 1 step: it was interrupted or failed.",
-}
+Entry = dict[str, Any]
 
-_PARTS = ("early", "middle", "late")
+_LOCALES = Path(__file__).parents[1] / "locales"
+_WORDS = json.loads((_LOCALES / "en" / "main.json").read_text(encoding="utf-8"))["adacache"]
 
 
 def make_report(
@@ -86,33 +32,27 @@ def make_report(
 
     Returns:
         Totals (``total_steps``, ``computed_steps``, ``partial_steps``, ``skipped_steps``, ``cache_bytes``,
-        ``seconds``, ``speedup``), what was in force (``preset``, ``replay``, ``storage``, ``cache_device``), ``runs``
-        (see ``RunStatistics.to_dict``), ``key_value_caches`` (see ``WindowStatistics.to_dict``), ``explanation`` (keys
-        of ``SENTENCES`` with their values) and ``summary`` (the explanation in English, a line each).
+        ``seconds``, ``speedup``), the ``preset`` in force, ``runs`` (see ``RunStatistics.to_dict``),
+        ``key_value_caches`` (see ``WindowStatistics.to_dict``), ``explanation`` (entries) and ``summary`` (the
+        explanation in English, a line each).
     """
-    total, computed = sum(len(run.steps) for run in runs), sum(run.computed_steps for run in runs)
-    partial = sum(run.partial_steps for run in runs)
-    timed = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
-    uncached, spent = sum(speedup * seconds for speedup, seconds in timed), sum(seconds for _, seconds in timed)
     explanation = [] if windows and not runs else _explain(runs, connected)
-    explanation += [_key_value(window) for window in windows]
-    return {
-        "total_steps": total,
-        "computed_steps": computed,
-        "partial_steps": partial,
-        "skipped_steps": total - computed - partial,
-        "cache_bytes": max((run.cache_bytes for run in runs), default=0),
-        "seconds": sum(run.seconds for run in runs),
-        "speedup": uncached / spent if spent > 0 else None,
-        "preset": _in_force(_preset(run.settings) for run in runs),
-        "replay": _in_force(run.settings["replay"] for run in runs),
-        "storage": _in_force(run.storage for run in runs),
-        "cache_device": _in_force(run.settings["cache_device"] for run in runs),
-        "summary": "\n".join(_sentence(entry) for entry in explanation),
-        "explanation": explanation,
-        "runs": [run.to_dict() for run in runs],
-        "key_value_caches": [window.to_dict() for window in windows],
-    }
+    return _with_sentences(_totals(runs, windows), explanation + [_key_value(window) for window in windows])
+
+
+def live_report(runs: list[RunStatistics]) -> dict[str, Any]:
+    """The report while the last one of these runs is sampled; one with all its steps is done."""
+    last = runs[-1]
+    if len(last.steps) >= last.total_steps:
+        return make_report([*runs[:-1], replace(last, finished=True)])
+    key = "sampling_run" if len(runs) > 1 else "sampling"
+    entry = {"key": key, "run": len(runs), "done": len(last.steps), "steps": last.total_steps}
+    return _with_sentences(_totals(runs, ()), [entry])
+
+
+def say(entry: Entry | str) -> str:
+    """An entry in English; text stays as it is."""
+    return entry if isinstance(entry, str) else _WORDS[entry["key"]].format(**entry)
 
 
 def human_bytes(count: int) -> str:
@@ -132,128 +72,165 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def _in_force(choices: Iterable[str]) -> str | None:
-    """What all runs have; both, in order, where two differ."""
-    return " + ".join(dict.fromkeys(choices)) or None
+def _totals(runs: list[RunStatistics], windows: Sequence[WindowStatistics]) -> dict[str, Any]:
+    timed = [(run.speedup, run.seconds) for run in runs if run.speedup is not None]
+    uncached, spent = sum(speedup * seconds for speedup, seconds in timed), sum(seconds for _, seconds in timed)
+    return {
+        "total_steps": sum(len(run.steps) for run in runs),
+        "computed_steps": sum(run.count("computed") for run in runs),
+        "partial_steps": sum(run.count("partial") for run in runs),
+        "skipped_steps": sum(run.count("skipped") for run in runs),
+        "cache_bytes": max((run.cache_bytes for run in runs), default=0),
+        "seconds": sum(run.seconds for run in runs),
+        "speedup": uncached / spent if spent > 0 else None,
+        "preset": " + ".join(dict.fromkeys(_preset(run.settings) for run in runs)) or None,
+        "runs": [run.to_dict() for run in runs],
+        "key_value_caches": [window.to_dict() for window in windows],
+    }
+
+
+def _with_sentences(report: dict[str, Any], explanation: list[Entry]) -> dict[str, Any]:
+    return {**report, "explanation": explanation, "summary": "\n".join(map(say, explanation))}
 
 
 def _preset(settings: dict[str, Any]) -> str:
-    return f"target {settings['planned_speedup']:g}x" if settings["preset"] == "target" else settings["preset"]
+    return f"target {settings['speedup']:g}x" if settings["preset"] == "target" else settings["preset"]
 
 
-def _sentence(entry: dict[str, Any]) -> str:
-    sentence = SENTENCES[entry["key"]]
-    if entry.get("count", entry.get("steps")) == 1:
-        sentence = _OF_ONE.get(entry["key"], sentence)
-    return sentence.format(**entry)
-
-
-def _explain(runs: list[RunStatistics], connected: bool) -> list[dict[str, Any]]:
+def _explain(runs: list[RunStatistics], connected: bool) -> list[Entry]:
     if not runs:
         return [{"key": "not_sampled" if connected else "not_connected"}]
     entries = []
     for number, run in enumerate(runs, start=1):
         if len(runs) > 1:
             entries.append({"key": "run", "run": number, "runs": len(runs)})
-        entries += _times(run)
-        entries += _why(run)
+        entries += [*_times(run), *_what(run), *_faults(run)]
     return entries
 
 
-def _times(run: RunStatistics) -> list[dict[str, Any]]:
-    rest = [record.seconds for record in run.steps if not record.computed]
+def _times(run: RunStatistics) -> Iterable[Entry]:
+    if not run.steps:
+        return
+    computed, preset = run.count("computed"), _preset(run.settings)
+    yield {"key": "computed_of", "preset": preset, "computed": computed, "steps": len(run.steps)}
+    rest = [record.seconds for record in run.steps if record.kind != "computed"]
     if not rest or run.speedup is None:
-        return [{"key": "took", "seconds": human_seconds(run.seconds)}] if run.steps else []
+        yield {"key": "took", "seconds": human_seconds(run.seconds)}
+        return
     usual, first = run.usual_seconds, run.steps[0].seconds
     uncached = run.speedup * (run.seconds - first) + first
-    key, name = ("each_partial", "partial") if run.partial_steps else ("each", "skipped")
-    entries = [
-        {"key": "faster", "seconds": human_seconds(run.seconds), "uncached": human_seconds(uncached)},
-        {"key": key, "computed": human_seconds(usual), name: human_seconds(sum(rest) / len(rest))},
-    ]
+    yield {"key": "faster", "seconds": human_seconds(run.seconds), "uncached": human_seconds(uncached)}
+    key, name = ("each_partial", "partial") if run.count("partial") else ("each", "skipped")
+    yield {"key": key, "computed": human_seconds(usual), name: human_seconds(sum(rest) / len(rest))}
     if first > 1.5 * usual:
-        entries.append({"key": "first", "first": human_seconds(first)})
-    return entries
+        yield {"key": "first", "first": human_seconds(first)}
 
 
-def _why(run: RunStatistics) -> list[dict[str, Any]]:
-    """Where most was skipped, or why nothing was; and what did not go as planned."""
-    entries = []
-    skipped = [record.step for record in run.steps if not (record.computed or record.partial)]
-    if run.partial_steps:
-        entries.append({"key": "partial", "count": run.partial_steps})
+def _what(run: RunStatistics) -> Iterable[Entry]:
+    """Where most was skipped and how well, or why nothing was."""
+    planned = run.settings["codebook"] is None
+    if planned:
+        yield from _asked_for(run)
+    skipped = [record.step for record in run.steps if record.kind == "skipped"]
+    if partial := run.count("partial"):
+        yield {"key": "refreshed", "count": partial}
     elif skipped:
-        entries.append(_phase(skipped, run.total_steps))
-        entries += _how(run) + _moved(run)
+        yield _phase(skipped, run.total_steps)
+        if planned:
+            yield from _how_exact(run.settings)
+            yield from _moved(run)
     elif run.finished and run.steps:
-        entries.append(_why_nothing(run))
-    reasons = [record.reason for record in run.steps]
-    for key, reason in (("not_finite", "residual is not finite"), ("new_condition", "nothing cached for a condition")):
-        if reason in reasons:
-            entries.append({"key": key, "count": reasons.count(reason)})
-    if not run.finished:
-        entries.append({"key": "stopped", "done": len(run.steps), "steps": run.total_steps})
-    return entries
+        yield from _why_nothing(run)
 
 
-def _how(run: RunStatistics) -> list[dict[str, Any]]:
-    """What makes skipped steps more or less exact."""
-    if run.storage == "output":
-        return [{"key": "outputs"}]
-    planned = run.settings["planned_speedup"] is not None
-    if not planned:
-        return []
-    return [{"key": "repaid", "percent": round(100 * run.repaid)} if run.repaid else {"key": "not_repaid"}]
+def _asked_for(run: RunStatistics) -> Iterable[Entry]:
+    """What the plan made of the sampler's calls and of a speedup that cannot be had."""
+    settings, steps = run.settings, run.total_steps
+    evaluations, computes = settings.get("evaluations"), settings.get("computes")
+    if evaluations not in (None, settings.get("sampler_steps")):
+        yield {"key": "asks", "evaluations": evaluations, "steps": settings["sampler_steps"]}
+    asked, few = _computes_asked(run), any(record.reason == "too few steps" for record in run.steps)
+    if computes is not None and asked < computes and not few:
+        preset, speedup = _preset(settings), f"{steps / computes:.3g}"
+        yield {"key": "least", "preset": preset, "asked": asked, "steps": steps, "computes": computes,
+               "speedup": speedup}  # fmt: skip
 
 
-def _moved(run: RunStatistics) -> list[dict[str, Any]]:
+def _computes_asked(run: RunStatistics) -> int:
+    return max(1, round(run.total_steps / run.settings["speedup"]))
+
+
+def _how_exact(settings: dict[str, Any]) -> Iterable[Entry]:
+    """What asking the sampler found, and what it means for skipped steps."""
+    if "evaluations" not in settings:
+        return
+    because = settings["uncorrected_because"]
+    if settings["evaluations"] is None:
+        yield {"key": "not_asked", "because": because}
+    elif settings["corrected"]:
+        yield {"key": "corrected"}
+    else:
+        yield {"key": "noisy"} if settings["adds_noise"] else {"key": "uncorrected", "because": because}
+    if settings.get("fewer_is_better"):
+        yield {"key": "fewer", "computes": settings["computes"]}
+
+
+def _moved(run: RunStatistics) -> Iterable[Entry]:
     """What MoReg made of a plan; what it makes of a codebook is in the distances."""
-    if run.settings["planned_speedup"] is None or run.settings["motion_regularization"] is None:
-        return []
-    for record in run.steps:
-        if record.motion_score is not None:
-            return [{"key": "moved", "percent": round(100 * record.motion_score)}]
-    return [{"key": "not_moved"}] if run.finished else []
+    if run.motion_share is not None:
+        yield {"key": "moved", "percent": round(100 * run.motion_share)}
+    elif run.settings["moreg"] is not None and run.finished:
+        yield {"key": "not_moved"}
 
 
-def _phase(skipped: list[int], total_steps: int) -> dict[str, Any]:
+def _phase(skipped: list[int], total_steps: int) -> Entry:
     parts = [[step for step in range(total_steps) if step * 3 // total_steps == part] for part in range(3)]
     counts = [sum(step in part for step in skipped) for part in parts]
     most = counts.index(max(counts))
-    return {
-        "key": f"phase_{_PARTS[most]}",
-        "count": counts[most],
-        "size": len(parts[most]),
-        "first": parts[most][0] + 1,
-        "last": parts[most][-1] + 1,
-    }
+    first, last = parts[most][0] + 1, parts[most][-1] + 1
+    key = ("phase_early", "phase_middle", "phase_late")[most]
+    return {"key": key, "count": counts[most], "size": len(parts[most]), "first": first, "last": last}
 
 
-def _why_nothing(run: RunStatistics) -> dict[str, Any]:
-    if run.steps[0].reason == "too few steps":
-        return {"key": "too_few", "steps": run.total_steps}
-    if run.settings["preset"] == CALIBRATE:
-        return {"key": "calibrated"}
-    free = [record for record in run.steps if record.reason == "schedule"]
-    if not free:
-        settings = run.settings
-        return {"key": "window", "start": settings["start_percent"], "end": settings["end_percent"]}
-    plain = min((record.distance for record in free if record.distance is not None), default=None)
-    lowest = min((r.regularized_distance for r in free if r.regularized_distance is not None), default=plain)
+def _why_nothing(run: RunStatistics) -> Iterable[Entry]:
     codebook = run.settings["codebook"]
-    if codebook is None or plain is None or lowest is None:
-        return {"key": "forced"}
-    threshold = max((bound for bound, rate in codebook if rate > 1), default=None)
+    if run.steps[0].reason == "too few steps":
+        yield {"key": "too_few", "steps": run.total_steps}
+    elif codebook is not None:
+        yield _why_no_distance(run, max((bound for bound, rate in codebook if rate > 1), default=None))
+    elif _computes_asked(run) >= run.total_steps:
+        yield {"key": "every", "preset": _preset(run.settings)}
+
+
+def _why_no_distance(run: RunStatistics, threshold: float | None) -> Entry:
+    """Why no distance led to a skip; the threshold is the largest one with a rate over 1."""
+    free = [record.paper for record in run.steps if record.paper is not None and record.reason == "schedule"]
+    plain = min((seen.distance for seen in free if seen.distance is not None), default=None)
+    lowest = min((seen.regularized_distance for seen in free if seen.regularized_distance is not None), default=plain)
     if threshold is None:
         return {"key": "rates"}
-    if lowest < threshold:
+    if plain is None or lowest is None or lowest < threshold:
         return {"key": "forced"}
     if plain < threshold:
         return {"key": "motion", "plain": f"{plain:.3f}", "lowest": f"{lowest:.3f}"}
-    return {"key": "distance", "threshold": f"{threshold:g}", "lowest": f"{lowest:.3f}"}
+    return {"key": "far", "threshold": f"{threshold:g}", "lowest": f"{lowest:.3f}"}
 
 
-def _key_value(cache: WindowStatistics) -> dict[str, Any]:
+def _faults(run: RunStatistics) -> Iterable[Entry]:
+    """What did not go as planned."""
+    reasons = [record.reason for record in run.steps]
+    if count := reasons.count("not finite") + reasons.count("residual is not finite"):
+        yield {"key": "not_finite", "count": count, "steps": len(reasons)}
+    if count := reasons.count("new condition") + reasons.count("nothing cached for a condition"):
+        yield {"key": "new_condition", "count": count}
+    if count := reasons.count("out of reach"):
+        yield {"key": "out_of_reach", "count": count}
+    yield from ({"key": "second_cache", "name": name} for name in run.settings.get("other_caches", ()))
+    if not run.finished:
+        yield {"key": "stopped", "done": len(reasons), "steps": run.total_steps}
+
+
+def _key_value(cache: WindowStatistics) -> Entry:
     """How far an autoregressive model's cache of finished frames was bounded."""
     window, video = cache.window.frames, cache.video_frames
     if video <= window:

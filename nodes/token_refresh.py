@@ -7,10 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..adacache_core import OPEN_SORA, RANDOM, TokenRefresh
+from ..adacache_core.tokens.choice import OPEN_SORA, RANDOM, TokenRefresh
 from .types import Refresh
 
 CUSTOM = "custom"
+_DEVICES = {"same device": None, "system memory": "cpu"}
 _PRESETS = {"open-sora": OPEN_SORA, "random": RANDOM}
 _DEFAULTS = OPEN_SORA
 
@@ -80,15 +81,25 @@ class TokenRefreshSettings(io.ComfyNode):
                     advanced=True,
                     tooltip="Of the random numbers: the same seed chooses the same tokens.",
                 ),
+                io.Combo.Input(
+                    "device",
+                    options=list(_DEVICES),
+                    default="same device",
+                    advanced=True,
+                    tooltip="Where the blocks' outputs are kept. System memory frees the GPU's and is slower.",
+                ),
             ],
             outputs=[Refresh.Output("token_refresh", display_name="Token Refresh", tooltip="Connect it to AdaCache.")],
         )
 
     @classmethod
-    def execute(cls, preset: str, ratio: float, random_seed: int, **custom: Any) -> io.NodeOutput:
+    def execute(
+        cls, preset: str, ratio: float, random_seed: int, device: str = "same device", **custom: Any
+    ) -> io.NodeOutput:
+        chosen = {"ratio": ratio, "seed": random_seed, "device": _DEVICES[device]}
         if preset in _PRESETS:
-            return io.NodeOutput(replace(_PRESETS[preset], ratio=ratio, seed=random_seed))
-        return io.NodeOutput(TokenRefresh(ratio=ratio, seed=random_seed, **custom))
+            return io.NodeOutput(replace(_PRESETS[preset], **chosen))
+        return io.NodeOutput(TokenRefresh(**chosen, **custom))
 
 
 def _weight(name: str, tooltip: str) -> io.Float.Input:

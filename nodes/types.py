@@ -1,13 +1,12 @@
-"""Link types of this pack, and an input that two of its nodes have."""
+"""Link types of this pack, and an input."""
 
 from comfy_api.latest import io
 
-Calibrated = io.Custom("ADACACHE_CALIBRATION")
 Motion = io.Custom("ADACACHE_MOREG")
 Refresh = io.Custom("ADACACHE_TOKEN_REFRESH")
 Statistics = io.Custom("ADACACHE_STATISTICS")
 
 
-def percent(name: str, default: float, tooltip: str, advanced: bool | None = None) -> io.Float.Input:
+def percent(name: str, default: float, tooltip: str) -> io.Float.Input:
     """A part of sampling, 0 to 1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, advanced=advanced, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)

@@ -259,7 +259,8 @@ class FrontEnd:
                 const texts = [...box.querySelectorAll('svg text')].map((element) => [element, element.getBBox()])
                 const meet = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width
                     && a.y + 2 < b.y + b.height && b.y + 2 < a.y + a.height
-                const pairs = texts.flatMap(([one, a], at) => texts.slice(at + 1).filter(([, b]) => meet(a, b))
+                const pairs = texts.flatMap(([one, a], at) => texts.slice(at + 1)
+                    .filter(([other, b]) => one.parentNode === other.parentNode && meet(a, b))
                     .map(([other]) => `${one.textContent} / ${other.textContent}`))
                 return [...cut.map((element) => element.textContent), ...pairs]
             }"""

@@ -1,8 +1,8 @@
-"""The README's table of model families. Write it with ``python -m tests.families_table``.
+"""The table of model families in ``docs/models.md``. Write it with ``python -m tests.families_table``.
 
 It is made of the tests themselves: a mark stands for a test function that has the family among its parameters, so that
 a family or a test that goes takes its marks along. Nothing is recorded of a run, and nothing needs to be: the suite
-that compares the README with this table (``test_families.py``) is the one in which all of these tests must pass.
+that compares the page with this table (``test_families.py``) is the one in which all of these tests must pass.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import test_ar_cache
 import test_families
-import test_storage
 import test_token_refresh
 from tiny_models import FAMILIES, Family
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: written by `python -m tests.families_table` -->", "<!-- end of families -->"
 # What people know the classes of ``comfy/supported_models.py`` as.
 KNOWN_AS = {
@@ -59,7 +58,7 @@ KNOWN_AS = {
     "PixArtAlpha": "PixArt Alpha (images)",
     "PixArtSigma": "PixArt Sigma (images)",
 }
-# Video models that are refused, by the class that ``test_families.py`` shows to the node, and why.
+# Video models for which there are the planned presets only, by the class that ``test_families.py`` shows, and why.
 REFUSED = {
     "Stable Video Diffusion, SV3D": ("SVD_img2vid, SV3D_u, SV3D_p", test_families.UNET, "a UNet has no row of blocks"),
     "SeedVR2": ("SeedVR2", test_families.SEEDVR2, "it upscales in one step, which leaves nothing to skip"),
@@ -72,29 +71,13 @@ def families(test: Callable[..., Any]) -> set[str]:
     return {row.name for row in mark.args[1]}
 
 
+RULED = test_families.test_family_skips_by_the_rule_and_is_the_uncached_model_where_it_does_not
 SHOWN = {
-    "computes the same bits": families(test_families.test_family_all_compute_is_bit_identical),
+    "computes the same bits, skips by the rule": families(RULED),
     "skip equals compute": families(test_families.test_family_skip_on_unchanged_input_equals_the_compute),
-    "side stacks rest": families(test_families.test_family_balanced_skips_as_planned_and_no_side_stack_runs_on_a_skip),
-    "MoReg": families(test_families.test_family_moreg_sees_the_video_tokens_and_no_others),
-    "bytes": families(test_storage.test_family_holds_what_it_reports_to_the_byte),
-    "`output` storage": families(test_storage.test_family_with_output_storage),
 }
 # What plugs in beside; "yes" where a form of the class is among the tests of it.
 BESIDE = {"Token Refresh": set(test_token_refresh.SUPPORTED), "AR Cache": {test_ar_cache.AUTOREGRESSIVE}}
-
-
-def cell(shown: str, rows: list[Family]) -> str:
-    """``yes`` where every form of a class is tested; what there is not to test is said."""
-    if shown == "side stacks rest" and not any(row.side for row in rows):
-        return "has none"
-    if shown == "MoReg" and not any(row.grid[0] > 1 for row in rows):
-        return "images do not move"
-    if not all(row.name in SHOWN[shown] for row in rows):
-        return "no"
-    if shown == "`output` storage" and any(row.frames_per_block for row in rows):
-        return "keeps `hidden`"  # its skips go through the blocks' key/value caches
-    return "yes"
 
 
 def table() -> str:
@@ -103,25 +86,25 @@ def table() -> str:
     for row in FAMILIES:
         classes.setdefault(row.name.split("-")[0], []).append(row)
     assert classes.keys() == KNOWN_AS.keys(), "KNOWN_AS and the rows of tiny_models.py name different classes"
-    heading = ["model", "class in ComfyUI", "works", *SHOWN, *BESIDE]
+    heading = ["model", "class in ComfyUI", "paper's presets", *SHOWN, *BESIDE]
     lines = [heading, ["---"] * len(heading)]
     for name, rows in classes.items():
-        cells = [cell(shown, rows) for shown in SHOWN]
+        cells = ["yes" if all(row.name in tested for row in rows) else "no" for tested in SHOWN.values()]
         beside = ["yes" if any(row.name in tested for row in rows) else "" for tested in BESIDE.values()]
         lines.append([KNOWN_AS[name], f"`{name}`", "no" if "no" in cells else "yes", *cells, *beside])
     for model, (names, _, reason) in REFUSED.items():
-        lines.append([model, f"`{names}`", f"refused: {reason}", *[""] * (len(heading) - 3)])
+        lines.append([model, f"`{names}`", f"no: {reason}", *[""] * (len(heading) - 3)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def in_readme(readme: str) -> tuple[str, str, str]:
-    """The README before the table, the table, and what follows."""
-    before, _, rest = readme.partition(BEGIN + "\n")
+def parts(page: str) -> tuple[str, str, str]:
+    """The page before the table, the table, and what follows."""
+    before, _, rest = page.partition(BEGIN + "\n")
     made, end, after = rest.partition(END)
-    assert end, f"README.md has no {BEGIN} ... {END}"
+    assert end, f"{PAGE} has no {BEGIN} ... {END}"
     return before + BEGIN + "\n", made, end + after
 
 
 if __name__ == "__main__":
-    before, _, after = in_readme(README.read_text(encoding="utf-8"))
-    README.write_text(before + table() + "\n" + after, encoding="utf-8")
+    before, _, after = parts(PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(before + table() + "\n" + after, encoding="utf-8")

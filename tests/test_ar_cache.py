@@ -50,7 +50,8 @@ def append(layers: list[dict[str, Any]], start: int, frames: int) -> None:
     ],
 )
 def test_first_in_first_out_by_hand(pack, anchors, held):
-    from adacache.adacache_core import Window, WindowedCache, WindowStatistics, make_room
+    from adacache.adacache_core import Window, WindowStatistics
+    from adacache.nodes.ar_cache import WindowedCache
 
     layers = [{name: torch.zeros(1, 10, 1, 1) for name in ("k", "v")} | {"end": 0} for _ in range(2)]
     statistics = WindowStatistics(Window(5, anchors), video_frames=8)
@@ -58,7 +59,8 @@ def test_first_in_first_out_by_hand(pack, anchors, held):
     places = [layer[name].data_ptr() for layer in layers for name in ("k", "v")]
     for number, frames in enumerate(held):
         for _ in range(3):  # two denoising steps, each taken back, and the clean pass
-            make_room(caches, 2 * number, 2)
+            for layer in caches:
+                layer.make_room(2 * number, 2)
             append(caches, 2 * number, 2)
             for layer in caches:
                 assert numbered(layer, "k") == pytest.approx([f + t / 10 for f in frames for t in (0, 1)])
@@ -276,28 +278,28 @@ def test_it_is_gone_from_the_model_after_an_error(causal, monkeypatch):
 @pytest.mark.parametrize("ar_first", [True, False], ids=["AR Cache first", "AdaCache first"])
 @pytest.mark.parametrize("given", [0, 1])
 def test_with_adacache(causal, ar_first, given):
-    from adacache.adacache_core import Codebook
-    from adacache.nodes._binding import CacheSettings, bind
+    from adacache.adacache_core.paper.codebook import Codebook
+    from adacache.nodes.binding import bind
+    from adacache.nodes.settings import Settings
 
-    def cached(model: Any, preset: str, entries: Any = None) -> tuple[Any, Any]:
-        return bind(model, CacheSettings(preset, entries and Codebook(entries), "auto", 0.0, 1.0, None))
-
-    def both(preset: str, entries: Any = None) -> tuple[Any, Any, Any]:
+    def both(*entries: tuple[float, int]) -> tuple[Any, Any, Any]:
+        settings = Settings("custom", Codebook(entries))
         if ar_first:
             patched, log = bounded(causal, 4)
-            patched, steps = cached(patched, preset, entries)
+            patched, steps = bind(patched, settings)
         else:
-            patched, steps = cached(causal, preset, entries)
+            patched, steps = bind(causal, settings)
             patched, log = bounded(patched, 4)
         return patched, log, steps
 
     alone = make(bounded(causal, 4)[0], 9, given=given, steps=10)
-    every, _, _ = both("custom", ((1.0, 1),))
+    every, _, _ = both((1.0, 1))
     assert torch.equal(make(every, 9, given=given, steps=10), alone)
-    skipping, log, steps = both("balanced")
+    skipping, log, steps = both((1e9, 3))
     samples = make(skipping, 9, given=given, steps=10)
     blocks = -(-(9 - given) // 2)
-    assert last(steps).computed_steps == 5 * blocks
+    computed = [record.step for record in last(steps).steps if record.kind == "computed"]
+    assert computed == [0, 1, 4, 7, 8, 9] * blocks
     assert len(last(steps).steps) == 10 * blocks
     assert last(log).cache_bytes == 4 * FRAME_BYTES
     assert len(last(log).blocks) == blocks + (given > 0)
@@ -331,13 +333,40 @@ def test_a_window_that_is_too_small_is_refused_before_anything_is_sampled(causal
     patched, log = bounded(causal, window)
     with pytest.raises(ValueError, match=message):
         make(patched, 9, block, given)
-    assert not log._runs
+    with pytest.raises(IndexError):
+        last(log)
 
 
 def test_a_sampler_without_a_cache_is_refused(causal):
     patched, _ = bounded(causal, 4)
     with pytest.raises(ValueError, match=r"the sampler is euler, which makes all frames at once.*Sampler AR Video"):
         sample(patched, replace(family(AUTOREGRESSIVE), frames_per_block=None), STEPS)
+
+
+def test_two_nodes_with_equal_settings_keep_logs_of_their_own(pack):
+    """What ComfyUI executes once for nodes that are alike, it executes twice for these."""
+    import asyncio
+
+    from adacache.nodes.ar_cache import ARCache
+    from comfy_execution.caching import CacheKeySetInputSignature
+    from comfy_execution.graph import DynamicPrompt
+
+    import nodes as comfy_nodes
+
+    class Unchanged:
+        async def get(self, node_id: str) -> bool:
+            return False
+
+    inputs = {"window": 4, "anchors": 0}
+    prompt = {name: {"class_type": "AdaCacheARCache", "inputs": inputs} for name in ("one", "other")}
+    comfy_nodes.NODE_CLASS_MAPPINGS["AdaCacheARCache"] = ARCache
+    try:
+        ARCache.GET_SCHEMA()
+        keys = CacheKeySetInputSignature(DynamicPrompt(prompt), prompt.keys(), Unchanged())
+        asyncio.run(keys.add_keys(prompt.keys()))
+    finally:
+        del comfy_nodes.NODE_CLASS_MAPPINGS["AdaCacheARCache"]
+    assert keys.get_data_key("one") != keys.get_data_key("other")
 
 
 # --- Inspector -------------------------------------------------------------------------------------------------------

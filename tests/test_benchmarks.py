@@ -2,62 +2,78 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import readme
-from benchmarks.bench import Records, line_of, measure, row, table
-from benchmarks.fixed import FixedInterval
+from benchmarks import compare as versions
+from benchmarks import readme, scenes
+from benchmarks.bench import line_of, measure, table, truth
+from benchmarks.fixed import evenly
 from benchmarks.quality import EQUAL_DB, compare
+from benchmarks.records import Records, row
 from benchmarks.settings import (
+    MAIN,
     SUBLAYERS,
     Sampling,
     comfyui_settings,
     diffusers_settings,
     equal_computes,
     headline_settings,
-    scenes,
+    main_settings,
     setting,
     uncached,
 )
 from demo.comfyui import REPOSITORY
+from demo.scenes import Scene
 
 
-def test_fixed_interval_by_hand():
-    assert sorted(FixedInterval(30, 10).steps) == [0, 1, 2, 6, 10, 14, 17, 21, 25, 29]
+def test_even_distances_by_hand():
+    reasons = evenly([0.0] * 30, 10)
+    assert [call for call, reason in enumerate(reasons) if reason] == [0, 1, 2, 6, 10, 14, 17, 21, 25, 29]
     for steps in (20, 30, 50, 100):
         for computes in equal_computes(steps):
-            schedule = FixedInterval(steps, computes)
-            assert len(schedule.steps) == computes
-            followed = []
-            for step in range(steps):
-                if schedule.computes(step):
-                    followed.append(step)
-                    schedule.observe(step, 0.1 if step else None)
-            assert followed == sorted(schedule.steps)
+            assert sum(reason is not None for reason in evenly([0.0] * steps, computes)) == computes
 
 
-def test_scenes_are_spread_over_the_motions_and_all_different():
-    found = scenes(48)
-    assert Counter(scene.motion for scene, _ in found) == dict.fromkeys(("still", "slow", "fast", "changing"), 12)
-    assert len({scene for scene, _ in found}) >= 40
-    assert len({seed for _, seed in found}) == 48
-    fast = {scene.color for scene, _ in found if scene.motion == "fast"}
-    assert len(fast) == 6
+class TestScenes:
+    def test_no_scene_and_no_seed_is_in_both_sets(self):
+        published, fitted = scenes.test(432), scenes.development(432)
+        for one, other in zip(zip(*published, strict=True), zip(*fitted, strict=True), strict=True):
+            assert len(set(one)) == len(set(other)) == 432
+            assert not set(one) & set(other)
+
+    def test_the_published_ones_are_what_they_were_when_they_were_drawn(self):
+        first = [
+            Scene("slow", "pan", "textured", "2", "blue", "square"),
+            Scene("changing", "pan", "textured", "2", "yellow", "square"),
+        ]
+        assert scenes.test(2) == list(zip(first, (70_000, 70_001), strict=True))
+        everything = "\n".join(str(video) for video in scenes.test(432))
+        assert hashlib.sha256(everything.encode()).hexdigest()[:16] == "7df40281873112c7"
+        assert scenes.test(48) == scenes.test(432)[:48]
+
+    def test_no_more_than_there_are(self):
+        with pytest.raises(ValueError, match="There are 432 scenes of a set; asked for 433"):
+            scenes.test(433)
 
 
 def test_settings_are_told_apart_by_their_labels():
     rows = list(comfyui_settings(Sampling(), short=False))
     assert len({(row.method, row.label) for row in rows}) == len(rows)
-    assert {row.method for row in rows} == {"adacache", "easycache", "lazycache", "fixed"}
+    peers = {"easycache", "lazycache", "fixed", "fewer"}
+    assert {row.method for row in rows} == {"adacache", *peers}
+    rows = list(main_settings(MAIN[0]))
+    assert len({(row.method, row.label) for row in rows}) == len(rows)
+    assert {row.method for row in rows} == {"uncached", "adacache", *peers}
     counts = [
         row.arguments["computes"] for row in headline_settings(Sampling(steps=100)) if "computes" in row.arguments
     ]
@@ -84,14 +100,23 @@ def test_quality_by_hand():
 
 
 def test_a_row_by_hand():
-    def record(psnr, motion, computed, seconds):
+    def record(psnr, motion, computed, seconds, truth):
         return {
+            "set": "test", "truth_psnr": truth,
             "runner": "comfyui", "model": "m", "sampling": asdict(Sampling()), "method": "adacache", "setting": "x",
             "motion": motion, "psnr": psnr, "ssim": 0.9, "computed_steps": computed, "seconds": seconds,
             "uncached_seconds": 6.0, "temporal_error": 1.0, "motion_ratio": 0.8, "cache_bytes": 2048,
         }  # fmt: skip
 
-    found = row([record(40.0, "still", 10, 2.0), record(30.0, "fast", 20, 3.0), record(35.0, "slow", 12, 4.0)])
+    records = [
+        record(40.0, "still", 10, 2.0, 26.0),
+        record(30.0, "fast", 20, 3.0, 22.0),
+        record(35.0, "slow", 12, 4.0, None),
+    ]
+    found = row(records)
+    assert found["set"] == "test"
+    assert (found["truth_psnr"], found["truth_worst"]) == (24.0, 22.0)
+    assert row(records[2:])["truth_psnr"] is row(records[2:])["truth_worst"] is None
     assert found["psnr_mean"] == 35.0
     assert found["psnr_worst_decile"] == 30.0
     assert found["psnr_fast_motion"] == 30.0
@@ -100,9 +125,10 @@ def test_a_row_by_hand():
     assert found["motion_ratio"] == 0.8
     assert found["videos"] == 3
     cells = (
-        "m | 30 steps, euler, shift 3, cfg 3 | adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 0.900 | 0.80 | 2 | 3"
+        "m | 30 steps, euler, shift 3, cfg 3 | adacache | x | 14.0 of 30 | 2.00x | 35.0 | 30.0 | 24.0 | 0.900 | 0.80 "
+        "| 2 | 3"
     )
-    assert f"| comfyui | {cells} |" in table([found])
+    assert f"| test | comfyui | {cells} |" in table([found])
 
 
 class SmallBlock(nn.Module):
@@ -144,31 +170,107 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_p
     runner = ComfyUIRunner(
         demo_weights / "adacache_demo_dit.safetensors", demo_weights / "adacache_demo_vae.safetensors"
     )
-    sampling, said = Sampling(steps=10), []
+    sampling, videos, said = Sampling(steps=10), scenes.development(1), []
     settings = [
         setting("adacache", "balanced", preset="balanced"),
-        setting("fixed", "6 computes", replay="forecast", computes=6),
+        setting("fixed", "6 computes", computes=6),
         setting("easycache", "threshold 0.2", threshold=0.2),
         setting("lazycache", "never", threshold=0.0),
+        setting("fewer", "5 steps", computes=5),
+        setting("uncached", ""),
     ]
     records = Records(tmp_path / "samples.jsonl")
-    measure(runner, sampling, settings[:2], 1, records, said.append)
+    measure(runner, sampling, settings[:2], videos, "dev", records, said.append)
     again = Records(tmp_path / "samples.jsonl")
     assert again.all == records.all
-    measure(runner, sampling, settings, 1, again, said.append)
+    measure(runner, sampling, settings, videos, "dev", again, said.append)
     by_method = {record["method"]: record for record in again.all}
-    assert [record["method"] for record in again.all] == ["adacache", "fixed", "easycache", "lazycache"]
-    assert by_method["adacache"]["computed_steps"] == 5  # never fewer
+    assert [record["method"] for record in again.all] == [setting.method for setting in settings]
+    assert {record["set"] for record in again.all} == {"dev"}
+    assert by_method["adacache"]["computed_steps"] == 5
     assert by_method["fixed"]["computed_steps"] == 6
     assert 1 <= by_method["easycache"]["computed_steps"] < 10
     assert by_method["lazycache"]["computed_steps"] == 10
     assert by_method["lazycache"]["psnr"] == EQUAL_DB
-    assert 20 < by_method["adacache"]["psnr"] < EQUAL_DB
-    hidden, output = 9 * 8 * 8 * 128 * 4, 16 * 9 * 16 * 16 * 4
-    assert by_method["adacache"]["cache_bytes"] == 2 * 2 * hidden
-    assert by_method["easycache"]["cache_bytes"] == 2 * output
+    assert by_method["fewer"]["computed_steps"] == 5
+    assert by_method["fewer"]["psnr"] < by_method["adacache"]["psnr"] < EQUAL_DB
+    assert (by_method["uncached"]["computed_steps"], by_method["uncached"]["psnr"]) == (10, EQUAL_DB)
+    assert by_method["adacache"]["truth_psnr"] is None, "not one of the main settings"
+    latent = 16 * 9 * 16 * 16 * 4
+    assert by_method["adacache"]["cache_bytes"] == 2 * (2 + 1) * latent  # of two conditions, and of both together
+    assert by_method["easycache"]["cache_bytes"] == 2 * latent
     assert len(said) == 2
-    measure(runner, sampling, settings, 1, again, lambda text: pytest.fail(text))
+    measure(runner, sampling, settings, videos, "dev", again, lambda text: pytest.fail(text))
+
+
+def test_the_converged_video_is_for_the_main_settings_only():
+    class Runner:
+        def sample(self, scene, seed, sampling, setting):
+            assert (sampling, setting.method) == (Sampling(200, "euler", 5.0, 1.0), "uncached")
+            return SimpleNamespace(latent=torch.zeros(1))
+
+        def decode(self, latent):
+            return np.full((1, 2, 2, 3), 7, dtype=np.uint8)
+
+    (scene, seed) = scenes.development(1)[0]
+    assert truth(Runner(), scene, seed, Sampling()) is None
+    for sampling in MAIN:
+        assert truth(Runner(), scene, seed, sampling).tolist() == [[[7] * 3] * 2] * 2
+
+
+class TestTwoVersions:
+    def test_decibels_by_hand(self):
+        reference = torch.tensor([3.0, -1.0])
+        found = versions.decibels(torch.tensor([3.5, -1.5]), reference)
+        assert found["signal_to_error"] == pytest.approx(10 * np.log10(5 / 0.25))
+        assert found["psnr"] == pytest.approx(10 * np.log10(4**2 / 0.25))
+        assert set(versions.decibels(reference, reference).values()) == {EQUAL_DB}
+
+    def test_the_rows_are_those_asked_for(self):
+        rows = [str(row) for row in versions.rows()]
+        assert len(set(rows)) == len(rows) == 17
+        assert rows[0] == "euler, 10 of 20, cfg 1, shift 5"
+        assert "res_multistep, 8 of 20, cfg 1, shift 5" in rows
+        assert "dpmpp_2m, 13 of 30, cfg 6, shift 3" in rows
+        assert rows[-1] == "euler, 17 of 50, cfg 3, shift 8"
+
+    def test_the_table_by_hand(self):
+        def record(method, decibels, seed):
+            facts = {"model": "demo", "row": "euler", "seed": seed, "computed_steps": 10.0}
+            return {**facts, "method": method, "signal_to_error": decibels, "psnr": decibels + 10}
+
+        records = [
+            record(method, decibels, seed)
+            for method, values in {"fewer": (20, 26), "other": (30, 34), "this": (36, 35)}.items()
+            for seed, decibels in enumerate(values)
+        ]
+        [entry] = versions.summary(records)
+        assert (entry["videos"], entry["gain"], entry["ahead_of_fewer"]) == (2, 3.5, 12.5)
+        assert entry["this"]["psnr"] == {"mean": 45.5, "worst": 45, "each": [46, 45]}
+        line = "| demo | euler | 32.0 (30.0) | 35.5 (35.0) | +3.5 (+5.0) | 10.00 and 10.00 | 23.0 (20.0) | 2 |"
+        assert line in versions.table([entry])
+
+    @pytest.mark.long
+    def test_a_version_against_itself(self, comfyui_path, demo_weights, tmp_path):
+        command = [
+            sys.executable, "-m", "benchmarks.compare", "--other", str(REPOSITORY), "--models", "demo",
+            "--videos", "1", "--set", "dev", "--rows", "uni_pc", "--out", str(tmp_path),
+        ]  # fmt: skip
+        written = []
+        for _ in range(2):
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+            assert "video 1 of 1, demo, uni_pc, 10 of 20, cfg 1, shift 5" in done.stdout
+            written.append({file.name: file.stat().st_mtime_ns for file in (tmp_path / "samples").iterdir()})
+        assert len(written[0]) == 3, "samples of equal code are one"
+        assert written[0] == written[1], "goes on where it stopped"
+        [entry] = json.loads((tmp_path / "compare.json").read_text())["rows"]
+        assert entry["gain"] == 0
+        assert entry["this"]["computed_steps"] == 10
+        assert EQUAL_DB > entry["this"]["signal_to_error"]["mean"] > entry["fewer"]["signal_to_error"]["mean"]
+
+    def test_a_folder_that_is_no_checkout(self, tmp_path):
+        with pytest.raises(SystemExit, match="must be a checkout of AdaCache"):
+            versions.Checkout(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -199,15 +301,19 @@ class TestDiffusers:
 
     def test_work_is_counted_in_steps(self, runners):
         _, diffusers = runners
-        (scene, seed), sampling = scenes(1)[0], Sampling(steps=8)
+        (scene, seed), sampling = scenes.development(1)[0], Sampling(steps=8)
         uncached = diffusers.sample(scene, seed, sampling, setting("uncached", ""))
         assert (uncached.computed_steps, uncached.cache_bytes) == (8.0, None)
 
         every = diffusers.sample(scene, seed, sampling, setting("adacache", "all", preset="target", computes=8))
         assert torch.equal(every.latent, uncached.latent)
         five = diffusers.sample(scene, seed, sampling, setting("adacache", "five", preset="target", computes=5))
-        hidden = 9 * 8 * 8 * 128 * 4
-        assert (five.computed_steps, five.cache_bytes) == (5.0, 2 * 2 * hidden)
+        latent = 16 * 9 * 16 * 16 * 4
+        assert (five.computed_steps, five.cache_bytes) == (5.0, 2 * (2 + 1) * latent)
+        fewer = diffusers.sample(scene, seed, sampling, setting("fewer", "five", computes=5))
+        assert torch.equal(
+            fewer.latent, diffusers.sample(scene, seed, Sampling(steps=5), setting("uncached", "")).latent
+        )
 
         never = {
             "fbcache": {"threshold": 0.0},
@@ -237,7 +343,7 @@ class TestDiffusers:
         rows = list(diffusers_settings(Sampling(), short=False))
         assert len({(row.method, row.label) for row in rows}) == len(rows)
         peers = {"fbcache", "taylorseer", "magcache", "fastercache", "pab", "dbcache"}
-        assert {row.method for row in rows} == {"adacache", "fixed"} | peers
+        assert {row.method for row in rows} == {"adacache", "fixed", "fewer"} | peers
 
 
 def test_the_readme_says_what_the_results_say():
@@ -251,11 +357,12 @@ def test_rows_are_points_of_the_plots_lines():
     lines = {
         ("adacache", "balanced"): "adacache",
         ("adacache", "12 computes"): "adacache",
-        ("adacache", "12 computes, hold"): None,
+        ("adacache", "12 computes, uncorrected"): None,
         ("adacache", "balanced, bf16"): None,
         ("adacache", "paper-slow"): "adacache, the paper's presets",
         ("adacache", "paper-slow, MoReg"): None,
-        ("fixed", "hold, 12 computes"): "fixed, hold",
+        ("fixed", "12 computes"): "fixed",
+        ("fewer", "12 steps"): "fewer",
         ("easycache", "threshold 0.2, bf16"): "easycache, bf16",
         ("taylorseer", "interval 4, order 1"): "taylorseer, order 1",
         ("taylorseer", "interval 4, order 1, lite"): "taylorseer, order 1, lite",
@@ -276,10 +383,10 @@ def test_the_plans_gain_by_hand():
         {
             "rows": [
                 found("adacache", "12 computes", 50.0, 44.0),
-                found("fixed", "forecast, 12 computes", 41.0, 46.0),
+                found("fixed", "12 computes", 41.0, 46.0),
                 found("adacache", "12 computes", 48.0, 43.0, shift=8.0),
-                found("fixed", "forecast, 12 computes", 47.0, 40.0, shift=8.0),
-                found("fixed", "hold, 12 computes", 10.0, 10.0),  # held, which is another comparison
+                found("fixed", "12 computes", 47.0, 40.0, shift=8.0),
+                found("fewer", "12 steps", 10.0, 10.0),  # another comparison
                 found("adacache", "10 computes", 99.0, 99.0),  # nothing to compare with
             ]
         }
@@ -320,8 +427,8 @@ def test_gpu_script_at_small_size(comfyui_path, tmp_path):
     uncached, balanced, paper, easycache = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert uncached["measured_steps"] == 5
     assert balanced["computed_steps"] == 5
-    tokens, width = 3 * 4 * 4, 256
-    assert balanced["cache_bytes"] == 2 * tokens * width * 4
+    tokens, channels, width = 3 * 4 * 4, 128, 256
+    assert balanced["cache_bytes"] == 2 * tokens * channels * 4  # two predictions, of one token a place
     assert paper["cache_bytes"] == tokens * width * 4
     assert 0 < balanced["skipped_step_seconds"] < balanced["computed_step_seconds"]
     assert easycache["preset"] == "EasyCache"

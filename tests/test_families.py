@@ -1,12 +1,17 @@
-"""Every model family, as a tiny model of ComfyUI's own classes: loaded by its loader, sampled by its sampler."""
+"""Every model family, as a tiny model of ComfyUI's own classes: loaded by its loader, sampled by its sampler.
+
+What works inside of a model: the paper's presets. Token Refresh is in ``test_token_refresh.py``.
+"""
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -16,9 +21,9 @@ from tiny_wan import shadows
 from torch import Tensor, nn
 
 STEPS = 10
-COMPUTED = 5  # that "balanced" computes of ten: never fewer
-ALL = "custom"
 EVERY_STEP = ((1.0, 1),)
+EVERY_THIRD = ((1e9, 3),)
+THIRDS = [0, 1, 4, 7, 8, 9]  # a first distance is needed; the last two compute
 COMPUTE_TWICE_THEN_SKIP = ((1e9, STEPS),)
 pytestmark = pytest.mark.usefixtures("without_gradients")
 
@@ -36,13 +41,13 @@ class Tiny:
     def model(self) -> nn.Module:
         return self.patcher.model.diffusion_model
 
-    def bind(self, preset: str, entries: Any = EVERY_STEP, motion: Any = None) -> tuple[Any, Callable[[], Any]]:
+    def bind(self, entries: Any = EVERY_THIRD, moreg: Any = None) -> tuple[Any, Callable[[], Any]]:
         """Patched as the AdaCache node does it, and a function that gives the last run's statistics."""
-        from adacache.adacache_core import Codebook
-        from adacache.nodes._binding import CacheSettings, bind
+        from adacache.adacache_core.paper.codebook import Codebook
+        from adacache.nodes.binding import bind
+        from adacache.nodes.settings import Settings
 
-        codebook = Codebook(entries) if preset == ALL else None
-        patched, log = bind(self.patcher, CacheSettings(preset, codebook, "auto", 0.0, 1.0, motion))
+        patched, log = bind(self.patcher, Settings("custom", Codebook(entries), moreg=moreg))
         return patched, lambda: log.of_prompt(None)[-1].statistics
 
 
@@ -92,29 +97,72 @@ def families(*names: str) -> pytest.MarkDecorator:
 every_family = families()
 
 
+def held(thing: Any) -> int:
+    """Bytes of all memory that tensors reachable from an object keep, a view's whole memory included."""
+    memory: dict[int, int] = {}
+    seen: set[int] = set()
+    to_see = [thing]
+    while to_see:
+        one = to_see.pop()
+        if isinstance(one, torch.Tensor):
+            memory[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        elif id(one) not in seen and not isinstance(one, type | ModuleType | FunctionType):
+            seen.add(id(one))
+            to_see += gc.get_referents(one)
+    return sum(memory.values())
+
+
 @every_family
-def test_family_all_compute_is_bit_identical(tiny: Tiny) -> None:
+def test_family_skips_by_the_rule_and_is_the_uncached_model_where_it_does_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step computed: the same bits. Every third: no block and no side stack runs on a skip; bytes; MoReg."""
+    from adacache.adacache_core.paper import measure
+    from adacache.adacache_core.paper.measure import MotionRegularization
+    from adacache.adacache_core.paper.residual import ResidualCache
+
+    row = tiny.row
     assert tiny.plain.isfinite().all()
-    assert all(tiny.ran[path] for path in counted_paths(tiny.row)), f"some never run: {tiny.ran}"
-    patched, statistics = tiny.bind(ALL)
-    assert torch.equal(sample(patched, tiny.row, STEPS), tiny.plain)
-    assert statistics().computed_steps == STEPS * tiny.row.passes
-    assert statistics().cache_bytes > 0
+    assert all(tiny.ran[path] for path in counted_paths(row)), f"some never run: {tiny.ran}"
+    every, statistics = tiny.bind(EVERY_STEP)
+    assert torch.equal(sample(every, row, STEPS), tiny.plain)
+    assert statistics().count("computed") == STEPS * row.passes
 
+    moved: list[tuple[Tensor, int]] = []
+    residuals: list[Tensor] = []
+    most = [0]
+    motion_terms, store = measure.motion_terms, ResidualCache.store
 
-@every_family
-def test_family_balanced_skips_as_planned_and_no_side_stack_runs_on_a_skip(tiny: Tiny) -> None:
-    patched, statistics = tiny.bind("balanced")
-    with counting(counted_paths(tiny.row)) as ran:
-        samples = sample(patched, tiny.row, STEPS)
-    passes, clean = tiny.row.passes, tiny.row.clean_passes
-    assert statistics().computed_steps == COMPUTED * passes
-    assert len(statistics().steps) == STEPS * passes
-    computing, calling = COMPUTED * passes + clean, STEPS * passes + clean
+    def seeing_motion_terms(video: Tensor, frames: int, strides: tuple[int, ...]) -> Tensor:
+        moved.append((video, frames))
+        return motion_terms(video, frames, strides)
+
+    def seeing_store(cache: Any, key: Any, residual: tuple[Tensor, ...]) -> None:
+        residuals.append(residual[0])
+        store(cache, key, residual)
+        most.append(held(cache))
+
+    monkeypatch.setattr(measure, "motion_terms", seeing_motion_terms)
+    monkeypatch.setattr(ResidualCache, "store", seeing_store)
+    patched, statistics = tiny.bind(moreg=MotionRegularization() if row.grid[0] > 1 else None)
+    with counting(counted_paths(row)) as ran:
+        samples = sample(patched, row, STEPS)
+    run = statistics()
+    assert [record.step for record in run.steps if record.kind == "computed"] == THIRDS * row.passes
+    assert len(run.steps) == STEPS * row.passes
+    computing, calling = len(THIRDS) * row.passes + row.clean_passes, STEPS * row.passes + row.clean_passes
     assert ran == {path: count * computing // calling for path, count in tiny.ran.items()}
     assert samples.isfinite().all()
     assert not torch.equal(samples, tiny.plain), "nothing was replayed"
     assert shadows(tiny.model) == []
+    assert run.cache_bytes == max(most) > 0
+    if row.grid[0] > 1:
+        tokens = math.prod(row.grid)
+        (video, frames), residual = moved[0], residuals[0]
+        assert frames == row.grid[0]
+        assert residual.shape[1] == row.before + tokens + row.after
+        assert torch.equal(video, residual[:, row.before : row.before + tokens])
+        assert run.steps[1].paper.motion_score > 0
 
 
 class _Seen(Exception):
@@ -124,16 +172,23 @@ class _Seen(Exception):
 @every_family
 def test_family_skip_on_unchanged_input_equals_the_compute(tiny: Tiny) -> None:
     """One real model call in the middle of a run, made three times: computed twice and then skipped."""
-    from adacache.adacache_core import HOLD, CacheRun, Codebook, CodebookSchedule, RunStatistics, attach, layout_of
-    from adacache.nodes._binding import KEY, CacheSettings, StatisticsLog, _Binding
+    from adacache.adacache_core import RunStatistics, Steps
+    from adacache.adacache_core.inside import attach
+    from adacache.adacache_core.paper.codebook import Codebook
+    from adacache.adacache_core.paper.rule import CodebookRule
+    from adacache.adacache_core.paper.run import ResidualRun
+    from adacache.nodes.families import layout_of
+    from adacache.nodes.in_model import KEY
     from comfy.patcher_extension import WrappersMP
 
     layout = layout_of(tiny.model)
-    settings = CacheSettings("balanced", None, "hold", 0.0, 1.0, None)
-    binding = _Binding(settings, layout, StatisticsLog(), None)
+    patched, _ = tiny.bind()
+    [apply_model] = patched.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
     sigmas = [0.95 * (1 - step / STEPS) for step in range(STEPS + 1)]
     statistics = RunStatistics({}, STEPS)
-    run = CacheRun(lambda: CodebookSchedule(Codebook(COMPUTE_TWICE_THEN_SKIP), STEPS), HOLD, sigmas, statistics)
+    rule = Codebook(COMPUTE_TWICE_THEN_SKIP)
+    steps = Steps(tuple(sigmas), lambda sigma: sigma)
+    run = ResidualRun(lambda: CodebookRule(rule, STEPS), steps, statistics)
     outputs: list[Tensor] = []
     ran: list[int] = []
     written: list[list[int]] = []
@@ -150,7 +205,7 @@ def test_family_skip_on_unchanged_input_equals_the_compute(tiny: Tiny) -> None:
             # The noise level after this one stays what it is: a mean flow model looks it up.
             options = {**args[5], KEY: run, "sigmas": sigma, "sample_sigmas": torch.where(here, sigma, levels)}
             with counting(counted_paths(tiny.row)) as counts:
-                binding.apply_model(executor, args[0].clone(), *args[1:5], options, **kwargs)
+                apply_model(executor, args[0].clone(), *args[1:5], options, **kwargs)
             ran.append(counts.total())
             written.append([cache["end"] for cache in key_value_caches])
             for cache, end in zip(key_value_caches, start, strict=True):
@@ -177,40 +232,12 @@ def test_family_skip_on_unchanged_input_equals_the_compute(tiny: Tiny) -> None:
     assert (without_blocks - computed).abs().max() > 1e-2 * scale, "this test must be able to notice the residual"
 
 
-@families(*(row.name for row in FAMILIES if row.grid[0] > 1))
-def test_family_moreg_sees_the_video_tokens_and_no_others(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adacache.adacache_core import MotionRegularization, ResidualCache, measurement
-
-    moved: list[tuple[Tensor, int]] = []
-    residuals: list[Tensor] = []
-    motion_terms, store = measurement.motion_terms, ResidualCache.store
-
-    def seeing_motion_terms(video: Tensor, frames: int, strides: tuple[int, ...]) -> Tensor:
-        moved.append((video, frames))
-        return motion_terms(video, frames, strides)
-
-    def seeing_store(self: Any, key: Any, computed: Any, again: bool) -> None:
-        residuals.append(computed.residual[0])
-        store(self, key, computed, again)
-
-    monkeypatch.setattr(measurement, "motion_terms", seeing_motion_terms)
-    monkeypatch.setattr(ResidualCache, "store", seeing_store)
-    patched, statistics = tiny.bind("paper-fast", motion=MotionRegularization())
-    sample(patched, tiny.row, STEPS)
-    tokens = math.prod(tiny.row.grid)
-    (video, frames), residual = moved[0], residuals[0]
-    assert frames == tiny.row.grid[0]
-    assert residual.shape[1] == tiny.row.before + tokens + tiny.row.after
-    assert torch.equal(video, residual[:, tiny.row.before : tiny.row.before + tokens])
-    assert statistics().steps[1].motion_score > 0
-
-
-@every_family
+@families("WAN21_T2V", "HunyuanVideo", "LTXAV", "WAN21_CausalAR_T2V")
 @pytest.mark.parametrize("where", ["block", "replay"])
 def test_family_leaves_no_shadow_after_an_exception(tiny: Tiny, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adacache.adacache_core import ResidualCache
+    from adacache.adacache_core.paper import residual
 
-    owner, name = (found(tiny.row.blocks[-1]), "forward") if where == "block" else (ResidualCache, "replayed")
+    owner, name = (found(tiny.row.blocks[-1]), "forward") if where == "block" else (residual, "_replayed")
     original, seen = getattr(owner, name), []
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -220,7 +247,7 @@ def test_family_leaves_no_shadow_after_an_exception(tiny: Tiny, where: str, monk
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, fail)
-    patched, _ = tiny.bind("balanced")
+    patched, _ = tiny.bind()
     with pytest.raises(RuntimeError, match="boom"):
         sample(patched, tiny.row, STEPS)
     assert seen[-1] > 0
@@ -229,22 +256,22 @@ def test_family_leaves_no_shadow_after_an_exception(tiny: Tiny, where: str, monk
 
 def first_residuals(tiny: Tiny, row: Family, count: int, patch: pytest.MonkeyPatch) -> list[Tensor]:
     """The residuals that the first model calls of a run leave, one per condition."""
-    from adacache.adacache_core import ResidualCache
+    from adacache.adacache_core.paper.residual import ResidualCache
 
     stored: list[Tensor] = []
 
-    def store(self: Any, key: Any, computed: Any, again: bool) -> None:
-        stored.append(computed.residual[-1])
+    def store(self: Any, key: Any, residual: tuple[Tensor, ...]) -> None:
+        stored.append(residual[-1])
         if len(stored) == count:
             raise _Seen
 
     patch.setattr(ResidualCache, "store", store)
     with pytest.raises(_Seen):
-        sample(tiny.bind("balanced")[0], row, STEPS)
+        sample(tiny.bind()[0], row, STEPS)
     return stored
 
 
-@families(*(row.name for row in FAMILIES if row.cfg > 1))
+@families("WAN21_T2V", "HunyuanVideo", "LTXAV", "CosmosT2V", "MiniMaxH3")
 def test_family_conditions_of_a_batch_are_told_apart(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """The positive prompt's residual is the same whether the negative prompt shares its model call or is left out."""
     [alone] = first_residuals(tiny, replace(tiny.row, cfg=1.0), 1, monkeypatch)
@@ -257,30 +284,31 @@ def test_family_conditions_of_a_batch_are_told_apart(tiny: Tiny, monkeypatch: py
 def test_family_batch_of_two_videos(tiny: Tiny) -> None:
     row = replace(tiny.row, latents=tuple((2, *shape[1:]) for shape in tiny.row.latents))
     plain = sample(tiny.patcher, row, STEPS)
-    patched, _ = tiny.bind(ALL)
+    patched, _ = tiny.bind(EVERY_STEP)
     assert torch.equal(sample(patched, row, STEPS), plain)
-    patched, statistics = tiny.bind("balanced")
+    patched, statistics = tiny.bind()
     samples = sample(patched, row, STEPS)
-    assert statistics().computed_steps == COMPUTED
+    assert statistics().count("computed") == len(THIRDS)
     assert 0 < (samples - plain).abs().max() < plain.std(), "a cached video strayed from the one it stands for"
 
 
 @families("WAN21_T2V", "HunyuanVideo", "CosmosT2IPredict2", "Kandinsky5", "PixArtAlpha", "PixArtSigma")
 def test_family_makes_images_but_moreg_needs_a_video(tiny: Tiny) -> None:
-    from adacache.adacache_core import ConfigurationError, MotionRegularization
+    from adacache.adacache_core import ConfigurationError
+    from adacache.adacache_core.paper.measure import MotionRegularization
 
     conditioning = {k: v for k, v in tiny.row.conditioning().items() if k == "pooled_output"}
     [shape] = tiny.row.latents
     image = (*shape[:2], 1, *shape[3:]) if len(shape) == 5 else shape
     row = replace(tiny.row, latents=(image,), conditioning=lambda: conditioning)
     plain = sample(tiny.patcher, row, STEPS)
-    patched, _ = tiny.bind(ALL)
+    patched, _ = tiny.bind(EVERY_STEP)
     assert torch.equal(sample(patched, row, STEPS), plain)
-    patched, statistics = tiny.bind("balanced")
+    patched, statistics = tiny.bind()
     sample(patched, row, STEPS)
-    assert statistics().computed_steps == COMPUTED
+    assert statistics().count("computed") == len(THIRDS)
     with pytest.raises(ConfigurationError, match="the video has 1"):
-        sample(tiny.bind("balanced", motion=MotionRegularization())[0], row, STEPS)
+        sample(tiny.bind(moreg=MotionRegularization())[0], row, STEPS)
 
 
 @families("LTXAV", "MiniMaxH3")
@@ -301,11 +329,11 @@ def test_family_prefetches_block_weights_only_where_blocks_run(tiny: Tiny, monke
     monkeypatch.setattr(model_prefetch, "make_prefetch_queue", queue)
     offloaded = tiny.patcher.clone()
     offloaded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", dynamic)
-    patched, statistics = replace(tiny, patcher=offloaded).bind("balanced")
+    patched, statistics = replace(tiny, patcher=offloaded).bind()
     sample(patched, tiny.row, STEPS)
     calls = len(asked) // STEPS
-    assert asked == [record.computed for record in statistics().steps for _ in range(calls)]
-    assert asked.count(True) == COMPUTED * calls > 0
+    assert asked == [record.kind == "computed" for record in statistics().steps for _ in range(calls)]
+    assert asked.count(True) == len(THIRDS) * calls > 0
 
 
 @families("WAN21_T2V", "WAN21_Vace", "WAN22_Animate")
@@ -321,14 +349,14 @@ def test_family_patches_between_blocks_do_not_run_on_a_skip(tiny: Tiny) -> None:
     controlled.set_model_patch(uni3c, "double_block")
     plain = sample(controlled, tiny.row, STEPS)
     plain_calls, calls[:] = len(calls), []
-    every, _ = replace(tiny, patcher=controlled).bind(ALL)
+    every, _ = replace(tiny, patcher=controlled).bind(EVERY_STEP)
     assert torch.equal(sample(every, tiny.row, STEPS), plain)
     assert len(calls) == plain_calls
     assert not torch.equal(plain, tiny.plain)
     calls.clear()
-    balanced, _ = replace(tiny, patcher=controlled).bind("balanced")
+    balanced, _ = replace(tiny, patcher=controlled).bind()
     sample(balanced, tiny.row, STEPS)
-    assert len(calls) == plain_calls * COMPUTED // STEPS
+    assert len(calls) == plain_calls * len(THIRDS) // STEPS
 
 
 @families("HunyuanVideo")
@@ -336,14 +364,15 @@ def test_family_replaced_first_block_computes_and_records_nothing(tiny: Tiny) ->
     bypassed = tiny.patcher.clone()
     bypassed.set_model_patch_replace(lambda arguments, _: arguments, "dit", "double_block", 0)
     plain = sample(bypassed, tiny.row, STEPS)
-    patched, statistics = replace(tiny, patcher=bypassed).bind("balanced")
+    patched, statistics = replace(tiny, patcher=bypassed).bind()
     assert torch.equal(sample(patched, tiny.row, STEPS), plain)
-    assert statistics().computed_steps == STEPS
+    assert statistics().count("computed") == STEPS
     assert statistics().cache_bytes == 0
 
 
 def test_family_without_every_token_refuses_moreg(pack: Any) -> None:
-    from adacache.adacache_core import LAYOUTS, ConfigurationError
+    from adacache.adacache_core import ConfigurationError
+    from adacache.nodes.families import FAMILIES as LAYOUTS
 
     layout = next(row for row in LAYOUTS if row.family == "LTX-Video")
     kept, frames = layout.video_tokens(torch.zeros(1, 60, 2), (1, 128, 5, 4, 3))
@@ -357,18 +386,25 @@ SEEDVR2 = "comfy.ldm.seedvr.model:NaDiT"
 
 
 @pytest.mark.parametrize("path", [UNET, SEEDVR2])
-def test_other_video_models_are_refused_with_the_families_that_are_not(pack: Any, path: str) -> None:
-    from adacache.adacache_core import LAYOUTS, UnsupportedModelError, layout_of
+def test_other_models_are_refused_with_the_families_that_are_not_and_what_works_on_any(pack: Any, path: str) -> None:
+    from adacache.adacache_core import UnsupportedModelError
+    from adacache.nodes.families import FAMILIES as LAYOUTS
+    from adacache.nodes.families import layout_of
 
     model = nn.Module.__new__(found(path))  # its class is enough
     nn.Module.__init__(model)
-    with pytest.raises(UnsupportedModelError, match=rf"{path.replace(':', '.')}, which is not") as refused:
+    with pytest.raises(
+        UnsupportedModelError, match=rf"{path.replace(':', '.')}, whose blocks are not known"
+    ) as refused:
         layout_of(model)
     assert all(row.family in str(refused.value) for row in LAYOUTS)
+    assert "Choose balanced, quality, fast or target without Token Refresh: they work on any model" in str(
+        refused.value
+    )
 
 
-def test_the_readme_has_the_table_of_these_families() -> None:
-    from families_table import README, in_readme, table
+def test_the_page_of_models_has_the_table_of_these_families() -> None:
+    from families_table import PAGE, parts, table
 
-    _, made, _ = in_readme(README.read_text(encoding="utf-8"))
-    assert made.strip() == table(), "README.md has an older table: run python -m tests.families_table"
+    _, made, _ = parts(PAGE.read_text(encoding="utf-8"))
+    assert made.strip() == table(), "docs/models.md has an older table: run python -m tests.families_table"

@@ -9,8 +9,8 @@ from test_server import NODES
 from demo.comfyui import REPOSITORY
 
 TITLES = {
-    "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AR Cache", "AdaCache Inspector", "AdaCache Calibrate"),
-    "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AR 缓存", "AdaCache 检查器", "AdaCache 校准"),
+    "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AR Cache", "AdaCache Inspector"),
+    "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AR 缓存", "AdaCache 检查器"),
 }
 pytestmark = pytest.mark.server
 

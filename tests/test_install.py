@@ -22,7 +22,7 @@ from demo.demo import WORKFLOW, node_id, prompt_of
 from demo.workflow import with_widget
 
 TOOLS = Path(__file__).with_name("install_tools.txt")
-PLANNED = 13  # steps that "balanced" computes of the demo workflow's 30
+PLANNED = 15  # steps that "balanced" computes of the demo workflow's 30
 MANAGERS_NAME = "adacache"  # the folder that ComfyUI Manager makes is named after the repository
 PACKED = [
     "CHANGELOG.md",

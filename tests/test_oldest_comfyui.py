@@ -19,7 +19,7 @@ from demo.comfyui import OLDEST_VERSION, REPOSITORY, ComfyServer, find_comfyui
 from demo.demo import WORKFLOW, node_id, prompt_of
 from demo.workflow import with_widget
 
-PLANNED = 13  # steps that "balanced" computes of the demo workflow's 30
+PLANNED = 15  # steps that "balanced" computes of the demo workflow's 30
 # Families that it has, one of each kind of block and head.
 FAMILIES = ("WAN21_T2V", "WAN21_Vace", "HunyuanVideo", "LTXAV", "CosmosT2IPredict2", "GenmoMochi", "Kandinsky5")
 SAMPLING = (

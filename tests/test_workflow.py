@@ -285,7 +285,8 @@ def test_the_demo_workflow_says_what_it_means(server):
     graph = json.loads((REPOSITORY / "workflows" / "demo_wan_t2v.json").read_text())
     prompt = to_prompt(graph, server.object_info())
     by_type = {item["class_type"]: item["inputs"] for item in prompt.values()}
-    assert by_type["AdaCache"].items() >= {"preset": "balanced", "start_percent": 0.0, "end_percent": 1.0}.items()
+    assert by_type["AdaCache"].items() >= {"preset": "balanced", "target_speedup": 2.0}.items()
+    assert by_type["AdaCache"]["codebook"].startswith("0.08:6, ")
     sampler = {"steps": 30, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     assert by_type["KSampler"].items() >= sampler.items()
     size = {"width": 128, "height": 128, "length": 33, "batch_size": 1}

@@ -6,7 +6,6 @@ ComfyUI must be importable (fixture ``pack``) by the time a function is called.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,13 +17,12 @@ from torch import Tensor
 
 BLOCKS = 3
 WIDTH = 128
-EVERY_STEP = ((1.0, 1),)
-SPEEDUP = 2.3  # of the preset "balanced"
+SPEEDUP = 2.0  # of the preset "balanced"
 
 
-def planned(steps: int) -> int:
-    """Steps that ``balanced`` computes: one in 2.3, but never fewer than five."""
-    return max(round(steps / SPEEDUP), 5)
+def planned(evaluations: int) -> int:
+    """Evaluations of the model that ``balanced`` computes."""
+    return round(evaluations / SPEEDUP)
 
 
 def text(seed: int, tokens: int = 6, **values: Any) -> list[list[Any]]:
@@ -37,28 +35,17 @@ def noise(frames: int = 5, size: int = 8, batch: int = 1, seed: int = 1) -> Tens
     return torch.randn(batch, 16, frames, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def bind(
-    model: Any,
-    preset: str = "balanced",
-    entries: Sequence[tuple[float, int]] | None = None,
-    replay: str = "auto",
-    start: float = 0.0,
-    end: float = 1.0,
-    motion: Any = None,
-    **choices: Any,
-) -> tuple[Any, Any]:
-    """Patch a model as the AdaCache node does; gives the patched model and its statistics log."""
-    from adacache.adacache_core import Codebook
-    from adacache.nodes._binding import CacheSettings
-    from adacache.nodes._binding import bind as bind_settings
+def bind(model: Any, preset: str = "balanced", **choices: Any) -> tuple[Any, Any]:
+    """Patch a model as the AdaCache node does; gives the patched model and its log."""
+    from adacache.nodes.binding import bind as bind_settings
+    from adacache.nodes.settings import Settings
 
-    codebook = Codebook(tuple(entries)) if entries else None
-    return bind_settings(model, CacheSettings(preset, codebook, replay, start, end, motion, **choices))
+    return bind_settings(model, Settings(preset, **choices))
 
 
 def bind_every_step(model: Any) -> tuple[Any, Any]:
     """Patch a model so that every step is computed."""
-    return bind(model, "custom", EVERY_STEP)
+    return bind(model, "target", target_speedup=1.0)
 
 
 def sample(
@@ -76,10 +63,10 @@ def sample(
     negative: list[Any] | None = None,
     **arguments: Any,
 ) -> Tensor:
-    """``comfy.sample.sample`` from noise."""
+    """``comfy.sample.sample`` from noise, or from a ``latent`` with noise on it."""
     import comfy.sample
 
-    start = arguments.pop("noise", None)
+    start, latent = arguments.pop("noise", None), arguments.pop("latent", None)
     if start is None:
         start = noise(frames, size, batch, seed)
     return comfy.sample.sample(
@@ -91,23 +78,43 @@ def sample(
         scheduler,
         text(7) if positive is None else positive,
         text(8) if negative is None else negative,
-        torch.zeros_like(start),
+        torch.zeros_like(start) if latent is None else latent,
         disable_pbar=True,
         seed=seed,
         **arguments,
     )
 
 
-def run_guider(guider: Any, sigmas: Tensor, sampler: str = "euler", frames: int = 5) -> Tensor:
-    """What SamplerCustomAdvanced makes of an empty latent."""
+def cfg_guider(model: Any, cfg: float = 3.0, positive: Any = None, negative: Any = None) -> Any:
+    """What the node CFGGuider gives."""
+    from comfy_extras.nodes_custom_sampler import CFGGuider
+
+    return CFGGuider.execute(model, positive or text(7), negative or text(8), cfg).args[0]
+
+
+def sigmas(model: Any, steps: int = 10, scheduler: str = "simple") -> Tensor:
+    """What the node BasicScheduler gives."""
+    from comfy_extras.nodes_custom_sampler import BasicScheduler
+
+    made: Tensor = BasicScheduler.execute(model, scheduler, steps, 1.0).args[0]
+    return made
+
+
+def run_guider(guider: Any, sigmas: Tensor, sampler: Any = "euler", shape: Sequence[int] = (1, 16, 5, 8, 8)) -> Tensor:
+    """What SamplerCustomAdvanced makes of an empty latent, with a sampler or the name of one."""
+    samples: Tensor = run_guider_for_both(guider, sigmas, sampler, shape)[0]
+    return samples
+
+
+def run_guider_for_both(guider: Any, sigmas: Tensor, sampler: Any, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Both outputs of SamplerCustomAdvanced: the latent and ``denoised_output``."""
     from comfy_extras.nodes_custom_sampler import KSamplerSelect, RandomNoise, SamplerCustomAdvanced
 
-    latent = {"samples": torch.zeros(1, 16, frames, 8, 8)}
-    made = SamplerCustomAdvanced.execute(
-        RandomNoise.execute(1).args[0], guider, KSamplerSelect.execute(sampler).args[0], sigmas, latent
-    )
-    samples: Tensor = made.args[0]["samples"]
-    return samples
+    if isinstance(sampler, str):
+        sampler = KSamplerSelect.execute(sampler).args[0]
+    latent = {"samples": torch.zeros(*shape)}
+    made = SamplerCustomAdvanced.execute(RandomNoise.execute(1).args[0], guider, sampler, sigmas, latent).args
+    return made[0]["samples"], made[1]["samples"]
 
 
 def runs(log: Any) -> list[Any]:
@@ -123,7 +130,7 @@ def only_run(log: Any) -> Any:
 
 def decisions(run: Any) -> list[bool]:
     """Per step, whether it computed."""
-    return [record.computed for record in run.steps]
+    return [record.kind == "computed" for record in run.steps]
 
 
 @dataclass
@@ -160,52 +167,32 @@ def counting(batch: int = 1) -> Iterator[Ran]:
         yield ran
 
 
-def residual_bytes(conditions: int, computes: int = 2, frames: int = 5, size: int = 8, itemsize: int = 4) -> int:
-    """Bytes of residuals: one per condition and compute that is looked back on, a token per 2 x 2 of latent."""
-    return conditions * computes * frames * (size // 2) ** 2 * WIDTH * itemsize
+def latents(count: int, frames: int = 5, size: int = 8, itemsize: int = 4) -> int:
+    """Bytes of so many latents of a video."""
+    return count * 16 * frames * size**2 * itemsize
 
 
-@contextmanager
-def watching() -> Iterator[dict[Any, tuple[Any, ...]]]:
-    """Check at every cached model call that a key stands for one condition only: never another one's residual.
+def lora() -> dict[str, Tensor]:
+    """A LoRA of rank 2 on the first block."""
+    generator = torch.Generator().manual_seed(3)
+    name = "diffusion_model.blocks.0.self_attn.v"
+    return {
+        f"{name}.lora_A.weight": torch.randn(2, 128, generator=generator),
+        f"{name}.lora_B.weight": torch.randn(128, 2, generator=generator),
+    }
 
-    Gives, per key, what the condition was: its prompt and image, frames of the context window, latent shape, replaced
-    blocks, and the strengths of the hooks that the weights were patched with.
-    """
-    from adacache.adacache_core import CacheRun
-    from comfy.model_base import BaseModel
 
-    seen: dict[Any, tuple[Any, ...]] = {}
-    current = threading.local()
-    apply_model, call = BaseModel.apply_model, CacheRun.call
+def with_hooks(prompt: list[list[Any]], *keyframes: tuple[float, float]) -> Any:
+    """The LoRA as a hook on a prompt; keyframes are (start in 0..1, strength)."""
+    from comfy.hooks import HookKeyframe, HookKeyframeGroup, create_hook_lora, set_hooks_for_conditioning
 
-    def watched_apply_model(self: Any, x: Tensor, t: Tensor, **kwargs: Any) -> Any:
-        options = kwargs["transformer_options"]
-        count = len(options["uuids"])
-        window = options.get("context_window")
-        hooks = self.current_patcher.current_hooks
-        shared = (
-            None if window is None else tuple(window.index_list),
-            (x.shape[0] // count, *x.shape[1:]),
-            tuple(sorted(options.get("patches_replace", {}).get("dit", {}))),
-            () if hooks is None else tuple(hook.strength for hook in hooks.hooks),
-        )
-        prompts = [float(prompt.double().sum()) for prompt in kwargs["c_crossattn"].chunk(count)]
-        image = kwargs.get("c_concat")
-        images = [None] * count if image is None else [float(part.double().sum()) for part in image.chunk(count)]
-        current.conditions = [(*both, *shared) for both in zip(prompts, images, strict=True)]
-        return apply_model(self, x, t, **kwargs)
-
-    def watched_call(self: Any, model: Any, layout: Any, sigma: float, keys: Any, *args: Any, **kwargs: Any) -> Any:
-        for key, condition in zip(keys, current.conditions, strict=True):
-            assert seen.setdefault(key, condition) == condition, f"{key} stands for two conditions"
-        assert len(set(keys)) == len(keys)
-        return call(self, model, layout, sigma, keys, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseModel, "apply_model", watched_apply_model)
-        patch.setattr(CacheRun, "call", watched_call)
-        yield seen
+    hooks = create_hook_lora(lora(), 1.0, 0.0)
+    if keyframes:
+        group = HookKeyframeGroup()
+        for start, strength in keyframes:
+            group.add(HookKeyframe(strength, start))
+        hooks.set_keyframes_on_hooks(group)
+    return set_hooks_for_conditioning(prompt, hooks)
 
 
 def shadows(model: Any) -> list[str]:

@@ -3,17 +3,16 @@
 import { app } from '../../scripts/app.js'
 import { api } from '../../scripts/api.js'
 import { InspectorView } from './inspector.js'
-import { reportOf } from './report.js'
-import { stringsFor } from './strings.js'
+import { wordsFor } from './strings.js'
 
 const NODE = 'AdaCacheInspector'
 const WIDTH = 460
 const LIVE = 'AdaCache.LiveUpdates'
 const DEFAULT_PRESET = 'AdaCache.DefaultPreset'
-const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom', 'calibrate']
+const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom']
 
 const setting = (name) => app.extensionManager?.setting?.get(name)
-const strings = () => stringsFor(setting('Comfy.Locale') ?? 'en')
+const words = () => wordsFor(setting('Comfy.Locale') ?? 'en')
 const rootGraph = () => app.rootGraph ?? app.graph
 
 /** A node by execution id: "9", or "4:9" for node 9 inside the subgraph of node 4. */
@@ -33,10 +32,8 @@ function nodeByLocatorId(id) {
 class Inspector {
   constructor(node) {
     this.node = node
-    this.runs = new Map()
-    this.prompt = null
-    this.completed = null
-    this.view = new InspectorView(strings, (height) => this.#resize(height))
+    this.prompt = this.completed = null
+    this.view = new InspectorView(words, (height) => this.#resize(height))
     const options = { serialize: false, hideOnZoom: false, getMinHeight: () => this.view.height + 2 * 10 }
     const widget = node.addDOMWidget('chart', 'ADACACHE_CHART', this.view.element, options)
     widget.serialize = false
@@ -55,29 +52,27 @@ class Inspector {
     node.setDirtyCanvas?.(true, true)
   }
 
-  complete(report) {
+  complete({ adacache: [report], adacache_chart: [chart] }) {
     if (report === this.view.report) return
     this.completed = this.prompt
-    this.view.show(report)
+    this.view.show(report, chart)
   }
 
-  progress({ prompt_id: prompt, run, statistics }) {
+  progress({ prompt_id: prompt, report, chart }) {
     // A sampler after the inspector: its report is out already.
     if (prompt === this.completed) return
-    if (prompt !== this.prompt) this.runs.clear()
     this.prompt = prompt
-    this.runs.set(run, statistics)
-    this.#live(false)
+    this.shown = { report, chart }
+    this.view.show(report, chart, true)
   }
 
+  /** Nothing more comes of this prompt. */
   stop(prompt) {
-    if (prompt === this.prompt && prompt !== this.completed) this.#live(true)
-  }
-
-  #live(stopped) {
-    const runs = [...this.runs.values()]
-    const { steps, total_steps: total } = runs.at(-1)
-    this.view.show(reportOf(runs), { run: runs.length, done: steps.length, total, stopped })
+    if (prompt !== this.prompt || prompt === this.completed) return
+    const { report, chart } = this.shown
+    const explanation = report.explanation.map((entry) =>
+      entry.key.startsWith('sampling') ? { ...entry, key: 'stopped' } : entry)
+    this.view.show({ ...report, explanation }, chart)
   }
 }
 
@@ -90,7 +85,7 @@ function attach(node) {
   const { onExecuted, onRemoved } = node
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments)
-    if (output?.adacache) inspector.complete(output.adacache[0])
+    if (output?.adacache) inspector.complete(output)
   }
   node.onRemoved = function () {
     onRemoved?.apply(this, arguments)
@@ -139,7 +134,7 @@ app.registerExtension({
       if (setting(LIVE) === false) return
       for (const id of detail.inspectors) inspectors.get(nodeByExecutionId(id))?.progress(detail)
     })
-    for (const event of ['execution_interrupted', 'execution_error']) {
+    for (const event of ['execution_interrupted', 'execution_error', 'execution_success']) {
       api.addEventListener(event, ({ detail }) => {
         for (const node of allNodes(rootGraph())) inspectors.get(node)?.stop(detail.prompt_id)
       })
@@ -165,7 +160,7 @@ app.registerExtension({
 function showOutputs(outputs) {
   for (const [id, output] of Object.entries(outputs ?? {})) {
     const inspector = inspectors.get(nodeByLocatorId(id) ?? nodeByExecutionId(id))
-    if (output?.adacache) inspector?.complete(output.adacache[0])
+    if (output?.adacache) inspector?.complete(output)
   }
 }
 

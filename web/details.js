@@ -1,8 +1,9 @@
-// A step in words: the tooltip, and the table for those who do not see the chart.
+// A step in words: the tooltip, the table for those who do not see the chart, and the rows of a file.
 
-import { conditionsOf, differs } from './scales.js'
-import { humanSeconds } from './report.js'
-import { fill } from './strings.js'
+import { say } from './strings.js'
+
+const PAPER = ['rate', 'distance', 'regularized_distance', 'motion_score', 'motion_gradient']
+const COLUMNS = ['sigma', 'kind', 'reason', 'calls', 'computed_calls', 'seconds', 'miss', ...PAPER]
 
 /** An HTML element; text goes in as text, never as markup. */
 export function html(tag, attributes = {}, ...children) {
@@ -13,81 +14,50 @@ export function html(tag, attributes = {}, ...children) {
 }
 
 const number = (value) => (value == null ? '' : Number(value.toPrecision(4)).toString())
-const state = (record, strings) =>
-  record.computed ? strings.computed : record.partial ? strings.partial : strings.skipped
-const reason = (record, strings) => strings.reasons[record.reason] ?? record.reason
+
+/** What is known of a step: pairs of a label and a value, which is '' where there is none. */
+function linesOf({ paper, ...record }, words) {
+  return [
+    [words.why, record.kind === 'computed' ? words.reasons[record.reason] ?? record.reason : ''],
+    [words.seconds, number(record.seconds)],
+    [words.sigma, number(record.sigma)],
+    [words.miss, number(record.miss)],
+    [words.next, number(paper?.rate)],
+    [words.distance, number(paper?.distance)],
+    [words.regularized, paper?.motion_score == null ? '' : number(paper.regularized_distance)],
+    [words.score, number(paper?.motion_score)],
+    [words.gradient, number(paper?.motion_gradient)],
+    [words.calls, say({ key: 'of', computed: record.computed_calls, total: record.calls }, words)]
+  ]
+}
 
 /** Content of the tooltip of a step. */
-export function tipLines(record, run, strings) {
-  const conditions = (letter) => (differs(record) ? conditionsOf(record, letter).join(', ') : '')
-  const lines = [
-    [strings.tipReason, record.computed ? reason(record, strings) : ''],
-    [strings.tipTime, humanSeconds(record.seconds)],
-    [strings.tipSigma, number(record.sigma)],
-    [strings.tipRate, number(record.rate)],
-    [strings.tipDistance, number(record.distance)],
-    [strings.tipRegularized, record.motion_score == null ? '' : number(record.regularized_distance)],
-    [strings.tipScore, number(record.motion_score)],
-    [strings.tipGradient, number(record.motion_gradient)],
-    [strings.tipCalls, fill(strings.of, { computed: record.computed_calls, total: record.calls })],
-    [strings.tipComputed, conditions('c')],
-    [strings.tipPartial, conditions('p')],
-    [strings.tipSkipped, conditions('s')]
-  ]
-  const title = fill(strings.stepTitle, { step: record.step + 1, total: run.total_steps })
+export function tipLines(record, run, words) {
+  const kind = words[record.kind]
   return [
-    html('strong', {}, `${title}: ${state(record, strings)}`),
-    ...lines.filter(([, value]) => value !== '')
+    html('strong', {}, say({ key: 'step_title', step: record.step + 1, total: run.total_steps, kind }, words)),
+    ...linesOf(record, words).filter(([, value]) => value !== '')
       .map(([label, value]) => html('div', {}, html('span', {}, label), html('span', {}, value)))
   ]
 }
 
-/** Where and in which form residuals were kept. */
-export function memoryLabel({ storage, cache_device: device }, strings) {
-  const place = device === 'system memory' ? strings.memorySystem : strings.memory
-  return storage === 'output' ? fill(strings.outputsOnly, { place }) : place
-}
-
-/** Noise levels of a run: of two experts, the one for high noise has the larger ones. */
-export function sigmaSpan({ steps }, strings) {
-  const [first, last] = [steps[0], steps.at(-1)].map((record) => Number(record?.sigma.toPrecision(3)))
-  return steps.length ? fill(strings.span, { first, last }) : ''
-}
-
-/** The chart in a sentence. */
-export function alternative(report, strings) {
-  const lists = report.runs.map(({ steps }, at) => {
-    const skipped = steps.filter((record) => !record.computed && !record.partial).map((record) => record.step + 1).join(', ')
-    const list = skipped && fill(strings.alternativeList, { steps: skipped })
-    return list && report.runs.length > 1 ? fill(strings.alternativeRun, { run: at + 1, list }) : list
-  })
-  const sentence = fill(strings.alternative, {
-    computed: report.computed_steps, total: report.total_steps, skipped: report.skipped_steps,
-    partial: report.partial_steps ? fill(strings.alternativePartial, { count: report.partial_steps }) : '',
-    list: lists.filter(Boolean).join(' ')
-  })
-  return `${sentence} ${strings.keys}`
-}
-
 /** Content of the table: a row per step, and only columns that say something. */
-export function tableRows(report, strings) {
-  const rows = report.runs.flatMap((run, at) => run.steps.map((record) => ({ run: at + 1, record })))
-  const columns = [
-    [strings.tableRun, ({ run }) => (report.runs.length > 1 ? run : '')],
-    [strings.step, ({ record }) => record.step + 1],
-    [strings.computed, ({ record }) => state(record, strings)],
-    [strings.tipReason, ({ record }) => reason(record, strings)],
-    [strings.tipTime, ({ record }) => humanSeconds(record.seconds)],
-    [strings.rate, ({ record }) => number(record.rate)],
-    [strings.distanceKey, ({ record }) => number(record.distance)],
-    [strings.tipRegularized, ({ record }) => (record.motion_score == null ? '' : number(record.regularized_distance))],
-    [strings.tipScore, ({ record }) => number(record.motion_score)],
-    [strings.tipGradient, ({ record }) => number(record.motion_gradient)],
-    [strings.tipComputed, ({ record }) => (differs(record) ? conditionsOf(record, 'c').join(', ') : '')]
-  ].filter(([, of]) => rows.some((row) => of(row) !== ''))
+export function tableRows(runs, words) {
+  const rows = runs.flatMap((run, at) => run.steps.map((record) => [
+    [words.run_column, runs.length > 1 ? at + 1 : ''], [words.step, record.step + 1], [words.kind, words[record.kind]],
+    ...linesOf(record, words)
+  ]))
+  const columns = (rows[0] ?? []).map((_, at) => at).filter((at) => rows.some((row) => row[at][1] !== ''))
   return [
-    html('caption', {}, strings.table),
-    html('tr', {}, ...columns.map(([head]) => html('th', { scope: 'col' }, head))),
-    ...rows.map((row) => html('tr', {}, ...columns.map(([, of]) => html('td', {}, of(row)))))
+    html('caption', {}, words.table),
+    html('tr', {}, ...columns.map((at) => html('th', { scope: 'col' }, rows[0][at][0]))),
+    ...rows.map((row) => html('tr', {}, ...columns.map((at) => html('td', {}, row[at][1]))))
   ]
+}
+
+/** One row per step; runs and steps count from 1. */
+export function csvOf(runs) {
+  const rows = runs.flatMap((run, at) => run.steps.map(({ paper, ...record }) =>
+    [at + 1, record.step + 1, ...COLUMNS.map((name) => ({ ...record, ...paper })[name] ?? '')].join(',')))
+  return [['run', 'step', ...COLUMNS].join(','), ...rows].join('\n') + '\n'
 }

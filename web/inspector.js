@@ -1,12 +1,11 @@
 // What the Inspector shows: numbers, chart, sentences and controls, in one element that any renderer can hold.
 
 import { chartHeight, drawChart } from './chart.js'
-import { alternative, html, memoryLabel, sigmaSpan, tableRows, tipLines } from './details.js'
-import { conditionLanes, hasDistance, hasMotion, rateBounds } from './scales.js'
-import { csvOf, humanBytes, humanSeconds } from './report.js'
-import { fill, sentences } from './strings.js'
+import { csvOf, html, tableRows, tipLines } from './details.js'
+import { say } from './strings.js'
 
 const PADDING = 20, GAP = 8
+const NUMBERS = ['speedup_label', 'steps_label', 'memory_label', 'preset_label'].map((key) => [{ key }, '-'])
 // From the position of one step to that of another; -1 is none.
 const KEYS = {
   ArrowRight: (here, count) => Math.min(here + 1, count - 1),
@@ -18,17 +17,15 @@ const KEYS = {
 
 export class InspectorView {
   /**
-   * @param strings called whenever something is drawn; see stringsFor
+   * @param words called whenever something is drawn; see wordsFor
    * @param onHeight called with the least height at which everything fits, whenever it changes
    */
-  constructor(strings, onHeight) {
-    this.strings = strings
+  constructor(words, onHeight) {
+    this.words = words
     this.onHeight = onHeight
     this.height = 0
-    this.report = null
-    this.drawn = null
-    this.pointer = null
-    this.cursor = null
+    this.report = this.drawn = null
+    this.pointer = this.cursor = null
     this.numbers = html('dl', { class: 'adacache-numbers' })
     this.legend = html('div', { class: 'adacache-legend', 'aria-hidden': 'true' })
     this.chart = html('div', { class: 'adacache-chart', role: 'img', tabindex: '0' })
@@ -43,104 +40,63 @@ export class InspectorView {
     this.observer.observe(this.element)
     this.observer.observe(this.chart)
     this.#listen()
-    this.show(null)
+    this.show(null, null)
   }
 
   dispose() {
     this.observer.disconnect()
   }
 
-  /** Show a report, or the empty state. `live` is {run, done, total, stopped} while it is not complete. */
-  show(report, live = null) {
+  /** Show a report and its chart, see nodes/report.py and chart.py, or the empty state. `live`: it will change. */
+  show(report, chart, live = false) {
+    const words = this.words(), shown = report?.runs.length > 0
     this.report = report
-    const strings = this.strings()
-    this.element.classList.toggle('adacache-live', Boolean(live && !live.stopped))
-    this.#fillNumbers(strings)
-    this.#fillLegend(strings)
-    this.#fillSummary(strings, live)
-    this.#fillActions(strings)
-    this.#fillTable(strings)
+    this.panels = chart?.panels ?? []
+    this.element.classList.toggle('adacache-live', live)
+    // Four times a second is too much to be read out.
+    this.summary.setAttribute('aria-live', live ? 'off' : 'polite')
+    this.numbers.replaceChildren(...(chart?.tiles ?? NUMBERS).map(([label, value]) =>
+      html('div', {}, html('dt', {}, say(label, words)), html('dd', {}, say(value, words)))))
+    this.legend.replaceChildren(
+      ...(chart?.legend ?? []).map(([kind, label]) => html('span', { class: kind }, say(label, words))))
+    const lines = report?.explanation ?? [{ key: 'empty' }]
+    this.summary.replaceChildren(
+      ...lines.map((entry) => html('li', entry.key === 'run' ? { class: 'run' } : {}, say(entry, words))))
+    this.#fillActions(words)
+    this.chart.setAttribute('aria-label', say(shown ? alternative(report) : { key: 'empty' }, words))
+    this.table.replaceChildren(...(shown ? tableRows(report.runs, words) : []))
     this.#draw(true)
   }
 
-  #fillNumbers(strings) {
-    const { report } = this
-    const values = report?.runs.length
-      ? [
-          [strings.speedup, report.speedup == null ? '–' : `${report.speedup.toFixed(2)}×`],
-          [strings.steps, fill(strings.of, { computed: report.computed_steps, total: report.total_steps })],
-          [memoryLabel(report, strings), humanBytes(report.cache_bytes)],
-          [fill(strings.presetReplay, report), report.preset]
-        ]
-      : [strings.speedup, strings.steps, strings.memory, strings.preset].map((label) => [label, '–'])
-    this.numbers.replaceChildren(
-      ...values.map(([label, value]) => html('div', {}, html('dt', {}, label), html('dd', {}, value))))
-  }
-
-  #fillLegend(strings) {
-    const runs = this.report?.runs ?? []
-    const entries = [['computed', strings.computed], ['skipped', strings.skipped]]
-    if (runs.some((run) => run.partial_steps)) entries.push(['partial', strings.partial])
-    if (runs.some((run) => conditionLanes(run).some(({ letters }) => letters.includes('-'))))
-      entries.push(['pending', strings.notCalled])
-    if (runs.some(hasDistance)) entries.push(['distance', strings.distanceKey])
-    if (runs.some((run) => hasDistance(run) && rateBounds(run.settings.codebook).length))
-      entries.push(['bound', strings.boundKey])
-    if (runs.some(hasMotion))
-      entries.push(['plain-distance', strings.plainKey], ['score', strings.scoreKey], ['gradient', strings.gradientKey])
-    this.legend.replaceChildren(
-      ...(runs.length ? entries : []).map(([kind, label]) => html('span', { class: kind }, label)))
-  }
-
-  #fillSummary(strings, live) {
-    const { report } = this
-    const sampling = live?.run > 1 ? strings.samplingRun : strings.sampling
-    // Four times a second is too much to be read out.
-    this.summary.setAttribute('aria-live', live && !live.stopped ? 'off' : 'polite')
-    const lines = live
-      ? [fill(live.stopped ? strings.stopped : sampling, live)]
-      : report ? sentences(report, strings) : [strings.empty]
-    const kind = (at) => (!live && report?.explanation[at]?.key === 'run' ? { class: 'run' } : {})
-    this.summary.replaceChildren(...lines.map((line, at) => html('li', kind(at), line)))
-  }
-
-  #fillActions(strings) {
+  #fillActions(words) {
     this.actions.hidden = !this.report?.runs.length
     if (this.actions.childElementCount) {
-      this.actions.children[0].textContent = strings.copy
-      this.actions.children[1].textContent = strings.save
+      this.actions.children[0].textContent = words.copy
+      this.actions.children[1].textContent = words.save
       return
     }
     const said = html('output')
-    const copy = html('button', { type: 'button' }, strings.copy)
+    const copy = html('button', { type: 'button' }, words.copy)
     copy.addEventListener('click', async () => {
       const done = await copyText(JSON.stringify(this.report, null, 2))
-      said.textContent = done ? this.strings().copied : this.strings().notCopied
+      said.textContent = done ? this.words().copied : this.words().not_copied
       setTimeout(() => said.replaceChildren(), 2000)
     })
-    const save = html('button', { type: 'button' }, strings.save)
-    save.addEventListener('click', () => saveText(csvOf(this.report), 'adacache.csv'))
+    const save = html('button', { type: 'button' }, words.save)
+    save.addEventListener('click', () => saveText(csvOf(this.report.runs), 'adacache.csv'))
     this.actions.append(copy, save, said)
   }
 
-  /** The chart in words: one sentence, and a table out of sight. */
-  #fillTable(strings) {
-    const { report } = this
-    const shown = report?.runs.length > 0
-    this.chart.setAttribute('aria-label', shown ? alternative(report, strings) : strings.empty)
-    this.table.replaceChildren(...(shown ? tableRows(report, strings) : []))
-  }
-
   #draw(changed = false) {
-    const runs = this.report?.runs ?? []
-    const natural = runs.length ? chartHeight(runs) : 0
-    this.chart.hidden = !runs.length
+    const { panels } = this, natural = chartHeight(panels)
+    this.chart.hidden = !panels.length
     this.chart.style.minHeight = `${natural}px`
     this.#measure(natural)
     const size = { width: this.chart.clientWidth, height: Math.max(natural, this.chart.clientHeight) }
     if (!changed && size.width === this.size?.width && size.height === this.size.height) return
     this.size = size
-    this.drawn = runs.length && size.width > 60 ? drawChart(runs, size, this.#words()) : null
+    const words = this.words()
+    this.drawn = panels.length && size.width > 60 ? drawChart(panels, size, (entry) => say(entry, words)) : null
     this.chart.replaceChildren(...(this.drawn ? [this.drawn.element] : []), this.tip)
     this.#point()
   }
@@ -154,21 +110,6 @@ export class InspectorView {
     if (height === this.height) return
     this.height = height
     this.onHeight(height)
-  }
-
-  #words() {
-    const strings = this.strings()
-    return {
-      ...strings,
-      seconds: humanSeconds,
-      bound: (bound, rate) => fill(strings.bound, { bound, rate }),
-      conditionRows: (shown, count) =>
-        fill(shown < count ? strings.conditionsCut : strings.conditions, { shown, count }),
-      runTitle: (number, runs, run) => fill(strings.run, {
-        number, runs, computed: run.computed_steps, total: run.total_steps, seconds: humanSeconds(run.seconds),
-        span: sigmaSpan(run, strings)
-      })
-    }
   }
 
   #listen() {
@@ -211,16 +152,20 @@ export class InspectorView {
 
   #point() {
     const place = this.#place()
-    this.drawn?.mark(place)
-    this.tip.hidden = !place
-    if (!place) return
-    const strings = this.strings(), run = this.report.runs[place.run]
-    this.tip.replaceChildren(...tipLines(run.steps[place.column], run, strings))
+    const run = place && this.report.runs[place.run], record = run?.steps[place.column]
+    this.drawn?.mark(record && place)
+    this.tip.hidden = !record
+    if (!record) return
+    this.tip.replaceChildren(...tipLines(record, run, this.words()))
     const left = place.x + 12, fits = left + this.tip.offsetWidth <= this.chart.clientWidth
     this.tip.style.left = `${fits ? left : Math.max(0, place.x - 12 - this.tip.offsetWidth)}px`
     this.tip.style.top = `${place.top + 24}px`
   }
 }
+
+/** The chart in a sentence. */
+const alternative = ({ computed_steps: computed, partial_steps: partial, skipped_steps: skipped, total_steps: total }) =>
+  ({ key: 'alternative', computed, partial, skipped, total })
 
 async function copyText(text) {
   try {

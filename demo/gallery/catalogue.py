@@ -9,7 +9,7 @@ START = "Choose a start image, and write what happens in it."
 SMALLER_TYPE = f"In Load Diffusion Model set `weight_dtype` to fp8_e4m3fn. {SMALLER}"
 EXPERTS = (
     "Wan 2.2 shares the steps between two experts, one for high noise and one for low. Each has an AdaCache of its "
-    "own, since a residual of the one means nothing to the other; the inspector takes both statistics. The weights are "
+    "own, since what the one predicts means nothing to the other; the inspector takes both statistics. The weights are "
     "in 8 bits, for cards with 16 to 24 GB: ComfyUI holds one expert at a time."
 )
 MORE_STEPS = "With more steps in both samplers there is more to skip: 30 steps, the first 15 of them for high noise."
@@ -84,8 +84,8 @@ RECIPES = (
         "LTX-2",
         "LTX-2",
         "text to video with sound",
-        "LTX-2 makes video and sound together, for cards with 24 GB, or 16 GB and much main memory. AdaCache replays "
-        "both streams at the same steps.",
+        "LTX-2 makes video and sound together, for cards with 24 GB, or 16 GB and much main memory. AdaCache skips "
+        "both at the same steps.",
         others.ltx_2,
         run="Write what is seen and heard, in several sentences. The sound's length and rate must be the video's.",
     ),

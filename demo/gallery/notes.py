@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from adacache_core.presets import SPEEDUPS
-from adacache_core.schedule import PlannedSchedule
+from adacache_core import SPEEDUPS, plan
 from demo.gallery.parts import Recipe
 from demo.workflow import Json
 
@@ -26,10 +25,9 @@ Where one is missing, ComfyUI says so when it opens this graph, and offers the d
 ### 3. AdaCache
 
 **AdaCache** stands between the model and the sampler. Its preset *balanced* computes {balanced} of the {total} steps \
-here and replays the others. The **AdaCache Inspector** shows which, and how long each took.
+here and forecasts the others. The **AdaCache Inspector** shows which, and how long each took.
 
-- **Not good enough?** Preset *quality*: {quality} of {total} steps. Still not: under *advanced* set `start_percent` \
-to 0.2, so that the first fifth is always computed.
+- **Not good enough?** Preset *quality*: {quality} of {total} steps.
 - **Only trying prompts?** Preset *fast*: {fast} of {total} steps.{hints}
 
 ### 4. Out of memory?
@@ -66,8 +64,9 @@ def computed_steps(preset: str, total: int) -> int:
 
 
 def planned(preset: str, times: list[float]) -> tuple[int, ...]:
-    """The steps that a preset computes at these flow times."""
-    return PlannedSchedule(times, SPEEDUPS[preset]).steps
+    """The steps that a preset computes at these flow times, with a sampler that calls the model once a step."""
+    reasons = plan(times, round(len(times) / SPEEDUPS[preset]))
+    return tuple(step for step, reason in enumerate(reasons) if reason is not None)
 
 
 def _table(files: Iterable[Json]) -> str:

@@ -114,7 +114,7 @@ def sampler(
     seed: Output | int = SEED,
     title: str | None = None,
 ) -> Output:
-    """An Euler sampler; one model call per step, which is what a forecast goes well with."""
+    """An Euler sampler."""
     node = graph.add(
         "KSampler",
         title=title,

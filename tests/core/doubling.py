@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from adacache_core import Blocks, Layout, Stream
+from adacache_core.inside.layout import Blocks, Layout, Stream
 
 
 class Doubling(nn.Module):

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from adacache_core import (
-    HOLD,
+from adacache_core import ConfigurationError, RunStatistics, Steps
+from adacache_core.inside.layout import Blocks, Layout, Stream, Sublayers
+from adacache_core.paper.codebook import Codebook
+from adacache_core.paper.rule import CodebookRule
+from adacache_core.paper.run import ResidualRun
+from adacache_core.tokens.choice import (
+    CROSS_ATTENTION,
+    MLP,
     OPEN_SORA,
-    Blocks,
-    CacheRun,
-    Codebook,
-    CodebookSchedule,
-    ConfigurationError,
-    Layout,
-    RunStatistics,
-    Stream,
-    Sublayers,
+    TokenCache,
     TokenRefresh,
-    UnsupportedModelError,
-    bytes_per_token,
-    require_sublayers,
+    best_of_cells,
+    entropy,
+    influence,
 )
-from adacache_core.sublayers import TokenCall, refreshing
-from adacache_core.tokens import CROSS_ATTENTION, MLP, TokenCache, best_of_cells, entropy, influence
+from adacache_core.tokens.partial import TokenSteps, bytes_per_token
+from adacache_core.tokens.sublayers import TokenCall, refreshing
 
 PARTS = Sublayers(replayed=("attention",), cross_attention=("cross",), mlp=(("mlp", "mlp"),))
 STREAMS = (Stream("head"),)
@@ -192,7 +192,7 @@ def test_entropy_is_that_of_each_query_and_masked_keys_do_not_count(monkeypatch)
     longer = torch.cat((k, torch.full((1, 1, 1, 1), 7.0)), 2)
     for mask in (torch.tensor([True, True, False]), torch.tensor([0, 0, -torch.inf])):
         assert torch.allclose(entropy(q, longer, mask), expected * math.log(2) / math.log(3))
-    monkeypatch.setattr("adacache_core.tokens._MAP_ELEMENTS", 1)
+    monkeypatch.setattr("adacache_core.tokens.choice._MAP_ELEMENTS", 1)
     assert torch.allclose(entropy(q, k), expected), "in pieces of one query"
 
 
@@ -216,90 +216,174 @@ def test_spread_adds_its_bonus_to_the_videos_tokens_only():
 
 
 class Attending(nn.Module):
-    """Calls the attention function of the options, as ComfyUI's models do."""
+    """Calls the attention function that it is given, on one head."""
 
-    def forward(self, x: Tensor, context: Tensor, transformer_options: dict) -> Tensor:
-        def function(q: Tensor, k: Tensor, v: Tensor, heads: int, **kwargs) -> Tensor:
-            return torch.zeros_like(q)
+    def forward(self, x: Tensor, context: Tensor, attend) -> Tensor:
+        def compute() -> Tensor:
+            self.computed += 1
+            return torch.zeros_like(x)
 
-        return transformer_options["optimized_attention_override"](function, x, context, context, 1)
+        return attend(compute, x[:, None], context[:, None], None)
+
+    computed = 0
+
+
+class Mapping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.cross, self.mlp = Attending(), Attending(), Scale(5)
+
+    def forward(self, x: Tensor, options: dict) -> Tensor:
+        x = x + self.attention(x, x, options["attend"])
+        x = x + self.cross(x, torch.tensor([[[0.0], [1.0]]]), options["attend"])
+        return x + self.mlp(x)
+
+
+class Outer(Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Mapping()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, options={})
+        return x
+
+
+@contextmanager
+def installing(arguments, attention):
+    arguments["options"]["attend"] = attention
+    yield
 
 
 def test_maps_of_the_computed_step_choose_the_tokens_of_the_partial_ones():
-    class Mapping(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention, self.cross, self.mlp = Attending(), Attending(), Scale(5)
-
-        def forward(self, x: Tensor, transformer_options: dict) -> Tensor:
-            x = x + self.attention(x, x, transformer_options)
-            x = x + self.cross(x, torch.tensor([[[0.0], [1.0]]]), transformer_options)
-            return x + self.mlp(x)
-
-    class Outer(Model):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList([Mapping()])
-
-        def forward(self, x: Tensor) -> Tensor:
-            options = {}
-            for block in self.blocks:
-                x = block(x, transformer_options=options)
-            assert options == {}, "an override was left behind"
-            return x
-
     x = torch.tensor([3.0, 0.0, 5.0, 1.0]).view(1, 4, 1)
     for weights, best in (({"entropy": 1.0}, 1), ({"influence": 1.0}, 2)):
         model, cache = Outer(), TokenCache(TokenRefresh(ratio=0.25, age=0.0, **weights))
         for step in (0, 1):
-            with refreshing(model, LAYOUT, calling(cache, step, step > 0)):
+            call = TokenCall(cache, ("a",), step, no_grid, step > 0, installing)
+            with refreshing(model, LAYOUT, call):
                 output = model(x * (step + 1))
         computed = torch.tensor([18.0, 0, 30, 6])
         expected = 2 * x.flatten() + 5 * x.flatten()
         expected[best] = 2 * computed[best]
         assert torch.equal(output.flatten(), expected)
+        assert model.blocks[0].attention.computed == 1, "self-attention ran at a partial step"
+
+
+SIGMAS = [1 - step / 10 for step in range(11)]
+
+
+def token_run(refresh: TokenRefresh, **choices) -> ResidualRun:
+    steps = Steps(tuple(SIGMAS), lambda sigma: sigma)
+    rule = Codebook(((1e9, 2),))
+    partial_steps = TokenSteps(refresh, **choices)
+    return ResidualRun(lambda: CodebookRule(rule, 10), steps, RunStatistics({}, 10), partial_steps)
 
 
 def test_a_run_makes_partial_steps_of_skips_and_says_so():
-    model, statistics = Model(), RunStatistics({}, 10)
-    sigmas = [1 - step / 10 for step in range(11)]
-    making = CacheRun(lambda: CodebookSchedule(Codebook(((1e9, 2),)), 10), HOLD, sigmas, statistics, refresh=FIRST)
-    for sigma in sigmas[:-1]:
+    model, making = Model(), token_run(FIRST)
+    for sigma in SIGMAS[:-1]:
         with making.call(model, LAYOUT, sigma, ("a", "b")) as skips:
             assert not skips
             model(tokens(1, batch=2))
-    making.finish()
-    letters = [record.by_condition for record in statistics.steps]
-    partial = [step for step, letter in enumerate(letters) if letter == "pp"]
+    statistics = making.finish()
     # First and last steps compute, and every second one between them.
+    partial = [record.step for record in statistics.steps if record.kind == "partial"]
     assert partial == [2, 4, 6]
-    assert partial == [record.step for record in statistics.steps if record.partial and not record.computed]
     assert {statistics.steps[step].reason for step in partial} == {"partial"}
-    summary = statistics.to_dict()
-    assert (summary["computed_steps"], summary["partial_steps"], summary["skipped_steps"]) == (7, 3, 0)
+    assert [record.computed_calls for record in statistics.steps] == [2, 2, 0, 2, 0, 2, 0, 2, 2, 2]
+    assert [statistics.count(kind) for kind in ("computed", "partial", "skipped")] == [7, 3, 0]
     assert [shape[1] for shape in model.blocks[0].mlp.shapes] == [2 if step in partial else 4 for step in range(10)]
     # Residual and three sublayers of two conditions, 4 x 2 floats each.
-    assert statistics.cache_bytes == 2 * 4 * 32
+    assert statistics.cache_bytes == making.nbytes == 2 * 4 * 32
     making.drop()
-    assert making._tokens is not None and making._tokens.nbytes == 0
+    assert making.nbytes == 0
 
 
 def test_a_run_with_ratio_one_computes_every_step():
-    model, statistics = Model(), RunStatistics({}, 10)
-    sigmas = [1 - step / 10 for step in range(11)]
-    making = CacheRun(
-        lambda: CodebookSchedule(Codebook(((1e9, 2),)), 10),
-        HOLD,
-        sigmas,
-        statistics,
-        refresh=TokenRefresh(ratio=1.0),
-    )
-    for value, sigma in enumerate(sigmas[:-1]):
+    model, making = Model(), token_run(TokenRefresh(ratio=1.0))
+    for value, sigma in enumerate(SIGMAS[:-1]):
         with making.call(model, LAYOUT, sigma, ("a",)):
             assert torch.equal(model(tokens(value)), tokens(72 * value))
-    assert making.finish().computed_steps == 10
+    statistics = making.finish()
+    assert statistics.count("computed") == 10
     assert "every token refreshed" in {record.reason for record in statistics.steps}
-    assert not any(record.partial and not record.computed for record in statistics.steps)
+
+
+def test_going_back_to_an_earlier_noise_level_starts_over():
+    model, making = Model(), token_run(TokenRefresh(ratio=0.5, age=0.0, random=1.0))
+    outputs = []
+    for step in [*range(5), *range(5)]:
+        with making.call(model, LAYOUT, SIGMAS[step], ("a",)):
+            outputs.append(model(tokens(step + 1, count=8)))
+    assert all(torch.equal(first, second) for first, second in zip(outputs[:5], outputs[5:], strict=True))
+    assert [record.kind for record in making.finish().steps] == ["computed"] * 2 + (
+        ["partial", "computed", "partial"] + ["computed"] * 2 + ["partial", "computed", "partial"]
+    )
+
+
+@pytest.mark.parametrize(("device", "advice"), [(None, "keep it in system memory"), ("cpu", "make the video smaller")])
+def test_what_does_not_fit_is_refused_before_the_first_step(device, advice):
+    asked = []
+
+    def free_memory(where: torch.device) -> float:
+        asked.append(where)
+        return 2**30 - 1
+
+    model = Model()
+    model.head = nn.Linear(2, 2)
+    refresh = replace(FIRST, device=device)
+    for needed in (2**30 - 1, 2**30):
+        making = token_run(refresh, needed=needed, free_memory=free_memory)
+        if needed == 2**30:
+            expected = rf"has to keep 1\.00 GiB, and 1\.00 GiB are free on cpu\. What helps: {advice}"
+            with pytest.raises(ConfigurationError, match=expected):
+                with making.call(model, LAYOUT, 1.0, ("a",)):
+                    raise AssertionError("a call that does not fit was let through")
+        else:
+            for sigma in SIGMAS[:3]:
+                with making.call(model, LAYOUT, sigma, ("a",)):
+                    model(tokens())
+    assert asked == [torch.device("cpu")] * 2, "once in a run"
+
+
+def test_outputs_are_kept_on_the_chosen_device():
+    cache = TokenCache(replace(FIRST, device="meta"))
+    cache.store((0, MLP), ("a",), tokens(), 0)
+    assert cache.replayed((0, MLP), ("a",), torch.device("meta")).device.type == "meta"
+    making = [token_run(replace(FIRST, device=device)) for device in (None, "cpu")]
+    for sigma in SIGMAS[:4]:
+        outputs = []
+        for run_of_device in making:
+            model = Model()
+            with run_of_device.call(model, LAYOUT, sigma, ("a",)):
+                outputs.append(model(tokens(sigma)))
+        assert torch.equal(*outputs)
+
+
+def test_what_outlives_the_call_is_allocated_where_it_may():
+    """Outputs and scores of a full step, and the choice of a partial one."""
+    inside, seen = [], []
+
+    @contextmanager
+    def allocating():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten._to_copy.default, torch.ops.aten.index_fill.int_Scalar):
+                seen.append((func, bool(inside)))
+            return func(*args, **(kwargs or {}))
+
+    cache, model = TokenCache(FIRST, allocating), Model()
+    with Watching():
+        run(model, cache, 0, tokens(1))
+        run(model, cache, 1, tokens(1))
+    assert {func for func, _ in seen} == {torch.ops.aten._to_copy.default, torch.ops.aten.index_fill.int_Scalar}
+    assert all(allocated for _, allocated in seen)
 
 
 def test_forwards_are_restored_after_an_exception():
@@ -333,9 +417,3 @@ def test_bytes_are_those_of_every_kept_output():
 def test_settings_out_of_range_are_refused(choice, message):
     with pytest.raises(ConfigurationError, match=message):
         replace(OPEN_SORA, **choice)
-
-
-def test_a_family_whose_blocks_are_not_known_in_parts_is_refused_with_those_that_are():
-    require_sublayers(LAYOUT)
-    with pytest.raises(UnsupportedModelError, match=r"is a whole, .*Wan 2\.1 / 2\.2.*CogVideoX"):
-        require_sublayers(Layout("whole", "x.Model", (Blocks("blocks"),), STREAMS))

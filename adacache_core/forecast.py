@@ -1,0 +1,99 @@
+"""What a skipped step gets in place of the model's prediction, and how the next compute makes good for its error.
+
+A linear multistep predictor over the computed steps, and a corrector: where the sampler is a multistep method on every
+step, this is one on the steps that compute. Both are of the denoised prediction, in one variable, from one history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ORDER = 2  # computes that a forecast looks back on; more of them lose at the gaps that are worth having
+_MOST = 4.0  # a correction is never larger than so many surprises
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A prediction that the model has made: flow time of the call, and the denoised latent (any shape)."""
+
+    time: float
+    denoised: Tensor
+
+
+def variable(time: float) -> float:
+    """The coordinate in which predictions run straightest, of a flow time within 0 (video) and 1 (noise).
+
+    At high noise it follows the noise-to-signal ratio t / (1 - t), at low noise the logarithm of t; both offsets keep
+    the ends finite. Fitted, see benchmarks/README.md.
+    """
+    return 1 / (1.01 - time) + math.log(time + 0.02)
+
+
+def predict(history: Sequence[Computed], time: float) -> Tensor:
+    """The line through the last two computes in ``variable``, extended to a flow time; held while there is only one.
+
+    Args:
+        history: newest first, at least one.
+        time: flow time of the skipped call.
+
+    Returns:
+        A new tensor in the shape and type of the newest compute; evaluated in float32 or better.
+    """
+    last = history[0]
+    if len(history) < ORDER:
+        return last.denoised.clone()
+    before = history[1]
+    here, start, end = variable(time), variable(before.time), variable(last.time)
+    new = precise(last.denoised)
+    return new.add(new - precise(before.denoised), alpha=(here - end) / (end - start)).to(last.denoised.dtype)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32, or better where it is already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def remember(history: Sequence[Computed], computed: Computed) -> tuple[Computed, ...]:
+    """The history with one more compute; one at the same flow time takes the other's place: no line goes through two."""
+    older = [known for known in history if abs(known.time - computed.time) > 1e-5]
+    return (computed, *older)[:ORDER]
+
+
+def error_shape(times: Sequence[float], time: float, at: float) -> float:
+    """Error of a forecast at one flow time, over its error at another: ``prod (u - u_i) / (u_at - u_i)``.
+
+    That is how the remainder of an interpolation grows: it is 0 at the computes and, for a prediction that bends evenly
+    in ``variable``, exactly this in between.
+
+    Args:
+        times: flow times of the computes that the forecast looks back on.
+        time, at: where the error is asked for, and where it is known.
+    """
+    here, known = variable(time), variable(at)
+    return math.prod((here - variable(before)) / (known - variable(before)) for before in times)
+
+
+def correction(weights: Sequence[float], shapes: Sequence[float], own: float) -> float:
+    """How many surprises to add to a computed prediction, so that the sampler's state loses the error of the skips.
+
+    The surprise is ``computed - predicted`` at the compute; a skipped call's error is its ``error_shape`` fold of it. The
+    sampler made ``weight`` times a call's error of its state (``response.py``); the surprise that is added comes back with
+    the compute's own weight.
+
+    Args:
+        weights: of the calls skipped since the last compute.
+        shapes: their error shapes.
+        own: weight of the compute.
+
+    Returns:
+        Within -4 and 4; 0 where the compute has no weight.
+    """
+    if own == 0:
+        return 0.0
+    owed = sum(weight * shape for weight, shape in zip(weights, shapes, strict=True)) / own
+    return max(-_MOST, min(owed, _MOST))

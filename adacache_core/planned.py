@@ -1,0 +1,233 @@
+"""One sampling run in which a plan decides: compute a prediction and keep it, or forecast it from those kept.
+
+State lives in this object and is dropped with it.
+"""
+
+from __future__ import annotations
+
+import math
+import time as clock
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from .forecast import ORDER, Computed, correction, error_shape, precise, predict, remember
+from .plan import parts, plan
+from .response import Response
+from .statistics import RunStatistics, StepRecord
+from .steps import SAME_SIGMA, Steps
+
+# How many calls on a correction looks: a multistep sampler still uses a prediction at the call after the next.
+HORIZON = 2
+
+Planner = Callable[[Sequence[float], Sequence[float], int], tuple[str | None, ...]]
+
+
+class PlannedRun:
+    """Decides for every evaluation of the model by a sampler, and keeps what is needed for it.
+
+    Used around each evaluation, in the order of the sampler's calls::
+
+        run = PlannedRun(steps, 10, statistics, response)
+        run.begin(sigma)
+        denoised = run.recall("positive")
+        if denoised is None:
+            denoised = run.keep("positive", model(x, sigma, positive))
+        ...                                       # each condition, then guidance
+        denoised = run.end(guided)
+
+    Args:
+        steps: the schedule.
+        computes: how many evaluations compute.
+        statistics: filled in as the run goes; ``settings`` are read, ``total_steps`` and ``plan`` are set.
+        response: what the sampler said of itself; None plans on the schedule's steps.
+        corrects: whether computes make good for the error of the skips before them; needs a response.
+        on_step: called after every finished step, e.g. to show progress.
+        planner: places the computes, see ``plan``.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        computes: int,
+        statistics: RunStatistics,
+        response: Response | None = None,
+        corrects: bool = True,
+        on_step: Callable[[RunStatistics], None] | None = None,
+        planner: Planner = plan,
+    ) -> None:
+        self.statistics = statistics
+        self._steps = steps
+        self._computes = computes
+        self._response = response
+        self._corrects = corrects
+        self._on_step = on_step
+        self._planner = planner
+        self._known: dict[Hashable, tuple[Computed, ...]] = {}
+        self._asked: dict[Hashable, int] = {}  # slot: number of the last planned compute before it was asked for
+        self._epoch = 0
+        self._guided: tuple[Computed, ...] = ()
+        self._skipped: list[int] = []  # calls since the last compute
+        self._record: StepRecord | None = None
+        self._calls = 0
+        self._time = 0.0
+        self._started = 0.0
+        self.corrected: tuple[float, Tensor] | None = None  # sigma, and what the last correction added there
+        self._make_plan()
+
+    def begin(self, sigma: float) -> bool:
+        """Open the next evaluation of the model; tells whether the plan skips it."""
+        if self._response is not None and not self._as_asked(sigma):
+            self._response, self._corrects = None, False
+            self.statistics.settings |= {
+                "evaluations": None,
+                "corrected": False,
+                "uncorrected_because": "it called the model at other noise levels than when it was asked",
+            }
+            self._make_plan()
+            self._forget()
+        call = self._calls if self._response is not None else self._steps.of(sigma)
+        self._calls += 1
+        self._time = self._steps.time(sigma)
+        if self._record is None or self._record.step != call:
+            self._open(call, sigma)
+        return self._plan[call] is None
+
+    def recall(self, slot: Hashable) -> Tensor | None:
+        """The forecast of a condition's prediction, a new tensor; None where the model has to run."""
+        record = self._current()
+        record.calls += 1
+        self._asked[slot] = self._epoch
+        history = self._known.get(slot, ())
+        if self._plan[record.step] is not None or len(history) < ORDER:
+            return None
+        return predict(history, self._time)
+
+    def keep(self, slot: Hashable, denoised: Tensor) -> Tensor:
+        """Take in what the model predicted for a condition; returns it."""
+        record = self._current()
+        record.computed_calls += 1
+        if record.kind != "computed":
+            record.kind, record.reason = "computed", "new condition"
+        computed = Computed(self._time, denoised.clone())  # guidance may change it in place
+        self._known[slot] = remember(self._known.get(slot, ()), computed)
+        return denoised
+
+    def end(self, guided: Tensor) -> Tensor:
+        """Close an evaluation with the guided prediction; returns what the sampler is to integrate."""
+        record = self._current()
+        self.statistics.conditions = max(self.statistics.conditions, record.calls)
+        if record.calls == 0:
+            record.kind, record.reason = "computed", "out of reach"  # guidance that calls the model on its own way
+        if self._plan[record.step] is None:
+            if record.step not in self._skipped:
+                self._skipped.append(record.step)
+            return guided
+        answer = self._corrected(record, guided)
+        self._remember_guided(guided)
+        self._skipped.clear()
+        self._drop_unasked()
+        held = sum(computed.denoised.nbytes for computed in self._held())
+        self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
+        return answer
+
+    def finish(self) -> RunStatistics:
+        """Close the last step; the statistics are complete."""
+        self._close()
+        self.statistics.finished = True
+        return self.statistics
+
+    def drop(self) -> None:
+        """Let go of all tensors, even if the run itself lives on in the traceback of an error."""
+        self._forget()
+        self.corrected = None
+
+    def _make_plan(self) -> None:
+        if self._response is not None:
+            times = [self._steps.time(sigma) for sigma in self._response.sigmas]
+            influences = self._response.influences(self._steps.scales)
+        else:
+            times = sorted(self._steps.times, reverse=True)
+            influences = [abs(1 - after / time) for time, after in zip(times, [*times[1:], 0.0], strict=True)]
+        self._plan = self._planner(times, influences, self._computes)
+        self._turns = {part.start for part in parts(times)} - {0}
+        self.statistics.plan = self._plan
+        self.statistics.total_steps = len(times)
+
+    def _as_asked(self, sigma: float) -> bool:
+        assert self._response is not None
+        asked = self._response.sigmas[self._calls : self._calls + 1]
+        return bool(asked) and abs(asked[0] - sigma) <= SAME_SIGMA * abs(sigma)
+
+    def _open(self, call: int, sigma: float) -> None:
+        if call in self._turns or (self._record is not None and call < self._record.step):
+            self._forget()  # a restart: what is known of lower noise tells nothing about higher
+        self._close()
+        reason = self._plan[call]
+        self._epoch += reason is not None
+        self._record = StepRecord(call, sigma, "skipped" if reason is None else "computed", reason or "skipped")
+        self._started = clock.perf_counter()
+
+    def _close(self) -> None:
+        if self._record is None:
+            return
+        self._record.seconds = clock.perf_counter() - self._started
+        self.statistics.steps.append(self._record)
+        self._record = None
+        if self._on_step is not None:
+            self._on_step(self.statistics)
+
+    def _current(self) -> StepRecord:
+        assert self._record is not None, "begin comes first"
+        return self._record
+
+    def _corrected(self, record: StepRecord, guided: Tensor) -> Tensor:
+        """Measure the surprise of a compute, and give back what the skips before it owe."""
+        size = float(torch.linalg.vector_norm(precise(guided)))
+        if not math.isfinite(size):
+            record.reason = "not finite"
+            return guided
+        if not self._guided:
+            return guided
+        surprise = precise(guided) - precise(predict(self._guided, self._time))
+        record.miss = float(torch.linalg.vector_norm(surprise)) / size if size else 0.0
+        factor = self._owed(record.step)
+        if factor == 0:
+            return guided
+        added = (surprise * factor).to(guided.dtype)
+        self.corrected = (record.sigma, added)
+        return guided + added
+
+    def _owed(self, call: int) -> float:
+        if self._response is None or not (self._corrects and self._skipped and len(self._guided) == ORDER):
+            return 0.0
+        weights = self._response.weights[min(call + HORIZON, len(self._response.weights) - 1)]
+        known = [computed.time for computed in self._guided]
+        times = [self._steps.time(self._response.sigmas[skipped]) for skipped in self._skipped]
+        shapes = [error_shape(known, time, self._time) for time in times]
+        return correction([float(weights[skipped]) for skipped in self._skipped], shapes, float(weights[call]))
+
+    def _remember_guided(self, guided: Tensor) -> None:
+        if self._current().reason == "not finite":
+            self._forget()  # so that every later call computes, and the error shows as it would without a cache
+            return
+        alone = [history[0].denoised for slot, history in self._known.items() if self._asked[slot] == self._epoch]
+        # Without guidance it is the condition's own prediction, which need not be kept twice.
+        shared = len(alone) == 1 and alone[0].shape == guided.shape and torch.equal(alone[0], guided)
+        self._guided = remember(self._guided, Computed(self._time, alone[0] if shared else guided.clone()))
+
+    def _drop_unasked(self) -> None:
+        """Context windows that move leave predictions behind that nobody asks for again."""
+        old = [slot for slot, epoch in self._asked.items() if epoch < self._epoch - 1]
+        for slot in old:
+            del self._asked[slot]
+            self._known.pop(slot, None)
+
+    def _held(self) -> list[Computed]:
+        histories = [self._guided, *self._known.values()]
+        return list({id(computed.denoised): computed for history in histories for computed in history}.values())
+
+    def _forget(self) -> None:
+        self._known, self._asked, self._guided = {}, {}, ()
+        self._skipped.clear()

@@ -1,0 +1,58 @@
+"""The noise levels of a sampling run, and the time they are measured in."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+# Two sigmas closer than this (relative) are one: samplers recompute them with float32 rounding.
+SAME_SIGMA = 1e-4
+
+
+def flow_time(signal: float, noise: float) -> float:
+    """Flow-matching time of a noisy latent ``signal * video + noise * epsilon``: 0 is the video, 1 is noise alone.
+
+    The same for every parameterisation: a flow model has ``signal = 1 - sigma, noise = sigma``, a variance-exploding
+    one (eps, v, EDM in k-diffusion's form) ``signal = 1, noise = sigma``.
+    """
+    return noise / (signal + noise)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The schedule of a run.
+
+    Args:
+        sigmas: noise levels in the order in which they are sampled; the last one ends the run and is no step. Mostly
+            descending; restarts go back up, unsampling goes upwards only.
+        scales: how much signal and how much noise the latent holds at a sigma.
+
+    Attributes:
+        times: flow time of every step.
+    """
+
+    sigmas: tuple[float, ...]
+    scales: Callable[[float], tuple[float, float]]
+    times: tuple[float, ...] = field(init=False)
+    _ascending: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", tuple(self.time(sigma) for sigma in self.sigmas[:-1]))
+        object.__setattr__(self, "_ascending", tuple(sorted(-sigma for sigma in self.sigmas[:-1])))
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def time(self, sigma: float) -> float:
+        """Flow time of any sigma."""
+        return flow_time(*self.scales(sigma))
+
+    def of(self, sigma: float) -> int:
+        """Zero-based step that a model call at this noise level belongs to: the last one that is not below it.
+
+        Midpoints of samplers with several calls belong to the step they start from. Steps count from the noisiest on, in
+        whatever order they are sampled.
+        """
+        tolerated = -sigma + abs(sigma) * SAME_SIGMA
+        return max(bisect.bisect_right(self._ascending, tolerated) - 1, 0)

@@ -1,0 +1,260 @@
+"""The main road: keeps what the model predicts for each condition, and returns a forecast of it where the plan skips.
+
+Three places of ComfyUI's sampling are wrapped: one run of the sampler (the plan is made and dropped there), one
+evaluation of the model (whose guided prediction is corrected), and the conditions of an evaluation (kept or forecast).
+Nothing below them is known, so every model, guidance and sampler is served alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..adacache_core import (
+    CannotAskError,
+    PlannedRun,
+    Response,
+    RunStatistics,
+    Steps,
+    ask,
+    following,
+)
+from .other_caches import other_caches
+from .runs import RunLog, reporter
+from .settings import Settings
+
+KEY = "adacache"
+
+
+def add(patched: ModelPatcher, settings: Settings, log: RunLog, node_id: str | None) -> None:
+    """Wrap a clone of the model, in place; its runs go to the log.
+
+    Args:
+        patched: the clone.
+        settings: the user's choices, of a planned preset.
+        log: takes the statistics.
+        node_id: the AdaCache node, for live progress; None without.
+    """
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _Binding(settings, log, node_id).sampler_sample)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict_noise)
+    patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, calc_cond_batch)
+
+
+@dataclass(frozen=True)
+class _Binding:
+    settings: Settings
+    log: RunLog
+    node_id: str | None
+
+    def sampler_sample(
+        self,
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[..., Any] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """One run of the sampler: ask it, make the plan, keep the run in its options, drop it."""
+        if len(sigmas) < 2:
+            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
+        run = self._start(executor.class_obj, guider, sigmas, extra_args, noise.ndim)
+        options = create_model_options_clone(extra_args["model_options"])
+        options.setdefault("transformer_options", {})[KEY] = _Calls(run)
+        extra_args = {**extra_args, "model_options": options}
+        if callback is not None:
+            callback = _true_denoised(callback, run, guider, sigmas, options, denoise_mask)
+        try:
+            samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
+            run.finish()
+            return samples
+        finally:
+            run.drop()
+
+    def _start(
+        self, sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
+    ) -> PlannedRun:
+        scales = _scales(guider.inner_model.model_sampling)
+        steps = Steps(tuple(sigmas.tolist()), scales)
+        response, because = None, None
+        try:
+            sample = _sampler_alone(sampler, guider, sigmas, extra_args, dimensions)
+            response = ask(sample, lambda sigma: following(*scales(sigma)))
+        except CannotAskError as reason:
+            because = str(reason)
+        if response is not None and response.adds_noise:
+            because = "it adds noise"
+        evaluations = len(steps) if response is None else len(response.sigmas)
+        computes = round(evaluations / self.settings.speedup)
+        statistics = RunStatistics(self._in_force(steps, response, because), total_steps=evaluations)
+        statistics.settings["other_caches"] = other_caches(guider.model_patcher, extra_args["model_options"])
+        self.log.start(statistics)
+        run = PlannedRun(steps, computes, statistics, response, because is None, reporter(self.node_id))
+        statistics.settings["computes"] = sum(reason is not None for reason in statistics.plan or ())
+        return run
+
+    def _in_force(self, steps: Steps, response: Response | None, because: str | None) -> dict[str, Any]:
+        """The settings of this run, JSON-safe, as the inspector shows them."""
+        settings = self.settings
+        return {
+            "preset": settings.preset,
+            "speedup": settings.speedup,
+            "sampler_steps": len(steps),
+            "evaluations": None if response is None else len(response.sigmas),
+            "adds_noise": None if response is None else response.adds_noise,
+            "corrected": because is None,
+            "uncorrected_because": because,
+            "codebook": None,
+            "moreg": None if settings.moreg is None else asdict(settings.moreg),
+            "token_refresh": None,
+        }
+
+
+class _Calls:
+    """The run as the wrappers below find it, and how manieth batch of conditions an evaluation asks for."""
+
+    def __init__(self, run: PlannedRun) -> None:
+        self.run = run
+        self.number = 0
+
+
+def predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any) -> Tensor:
+    """One evaluation of the model by the sampler."""
+    calls = model_options.get("transformer_options", {}).get(KEY)
+    if calls is None:
+        guided: Tensor = executor(x, timestep, model_options, *args)
+        return guided
+    calls.run.begin(float(timestep.flatten()[0]))
+    calls.number = 0
+    return calls.run.end(executor(x, timestep, model_options, *args))
+
+
+def calc_cond_batch(
+    executor: Any, model: Any, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+) -> list[Tensor]:
+    """The conditions of one evaluation, or of one context window of it, or of a second look that guidance takes."""
+    calls = model_options.get("transformer_options", {}).get(KEY)
+    if calls is None:
+        denoised: list[Tensor] = executor(model, conds, x, timestep, model_options)
+        return denoised
+    run, call = calls.run, calls.number
+    calls.number += 1
+    slots = [(call, place, *_asked_for(model, cond, x, timestep, model_options)) for place, cond in enumerate(conds)]
+    recalled = [None if cond is None else run.recall(slot) for slot, cond in zip(slots, conds, strict=True)]
+    missing = [cond if known is None else None for cond, known in zip(conds, recalled, strict=True)]
+    if all(cond is None for cond in missing):
+        return [torch.zeros_like(x) if known is None else known for known in recalled]
+    answers = executor(model, missing, x, timestep, model_options)
+    return [
+        answer if cond is None and known is None else run.keep(slot, answer) if known is None else known
+        for slot, cond, known, answer in zip(slots, conds, recalled, answers, strict=True)
+    ]
+
+
+def _asked_for(
+    model: Any, conds: list[dict[str, Any]] | None, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+) -> tuple[Hashable, ...]:
+    """Everything that makes a prediction of these conditions another one, but for the state and the noise level."""
+    options = model_options.get("transformer_options", {})
+    window = options.get("context_window")
+    frames = None if window is None else tuple(window.index_list)
+    replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
+    active = [cond for cond in conds or () if _is_active(cond, float(timestep.flatten()[0]))]
+    strengths = []
+    for hooks in (cond["hooks"] for cond in active if cond.get("hooks") is not None):
+        # As ComfyUI does itself a little later: keyframes change how strong a LoRA is from some noise level on.
+        model.current_patcher.prepare_hook_patches_current_keyframe(timestep, hooks, model_options)
+        strengths += [hook.strength for hook in hooks.hooks]
+    return frames, replaced, tuple(cond.get("uuid") for cond in active), tuple(strengths), tuple(x.shape)
+
+
+def _is_active(cond: dict[str, Any], sigma: float) -> bool:
+    return float(cond.get("timestep_end", 0.0)) <= sigma <= float(cond.get("timestep_start", float("inf")))
+
+
+def _scales(model_sampling: Any) -> Callable[[float], tuple[float, float]]:
+    """How much signal and how much noise is in the state at a sigma, asked of the model's own parameterisation."""
+    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+
+    def scales(sigma: float) -> tuple[float, float]:
+        level = torch.tensor([sigma])
+        signal = model_sampling.noise_scaling(level, zero.clone(), one.clone())
+        noise = model_sampling.noise_scaling(level, one.clone(), zero.clone())
+        return float(signal), float(noise)
+
+    return scales
+
+
+def _sampler_alone(
+    sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
+) -> Callable[[Callable[[Tensor, Tensor], Tensor], int], Tensor]:
+    """The sampler as it is, on the CPU, on rows of one number each."""
+
+    def sample(model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
+        options = create_model_options_clone(extra_args["model_options"])
+        options.pop("sampler_post_cfg_function", None)  # what is there then is the sampler's own
+        start = torch.ones(rows, *(1,) * (dimensions - 1))
+        arguments = {**extra_args, "model_options": options}
+        result: Tensor = sampler.sample(
+            _StandIn(guider, model), sigmas.cpu(), arguments, None, start, torch.zeros_like(start), None, True
+        )
+        return result
+
+    return sample
+
+
+class _StandIn:
+    """The guider, but for what it predicts."""
+
+    def __init__(self, guider: Any, model: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._guider = guider
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guider, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None) -> Any:
+        denoised = self._model(x, sigma)
+        # Samplers of the CFG++ kind look at the unconditional prediction on its way out of guidance.
+        for function in (model_options or {}).get("sampler_post_cfg_function", ()):
+            parts = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), denoised)
+            given = {"input": x, "sigma": sigma, "model": self._guider.inner_model, "model_options": model_options}
+            denoised = function({**parts, **given, "cond": None, "uncond": None, "cond_scale": 1.0})
+        return denoised
+
+
+def _true_denoised(
+    callback: Callable[..., Any],
+    run: PlannedRun,
+    guider: Any,
+    sigmas: Tensor,
+    options: dict[str, Any],
+    denoise_mask: Tensor | None,
+) -> Callable[..., Any]:
+    """The sampler's callback, given what the model predicts instead of what the sampler integrates.
+
+    Previews and ``denoised_output`` are made of it; with its correction a prediction overshoots.
+    """
+
+    def true(step: int, denoised: Tensor, x: Tensor, total_steps: int) -> Any:
+        if run.corrected is not None:
+            sigma, added = run.corrected
+            if step < len(sigmas) and abs(sigma - float(sigmas[step])) <= 1e-4 * sigma:
+                mask = denoise_mask
+                if mask is not None and "denoise_mask_function" in options:
+                    extra = {"model": guider, "sigmas": sigmas}
+                    mask = options["denoise_mask_function"](sigmas[step], mask, extra_options=extra)
+                denoised = denoised - (added if mask is None else added * mask)
+        return callback(step, denoised, x, total_steps)
+
+    return true

@@ -1,0 +1,64 @@
+"""The user's choices, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..adacache_core import SPEEDUPS, ConfigurationError
+from ..adacache_core.paper.codebook import PAPER, Codebook, codebook_for
+from ..adacache_core.paper.measure import MotionRegularization
+from ..adacache_core.tokens.choice import TokenRefresh
+
+TARGET, CUSTOM = "target", "custom"
+PRESETS = ("balanced", "quality", "fast", TARGET, *PAPER, CUSTOM)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the AdaCache node and those that plug into it ask for.
+
+    Attributes:
+        preset: one of ``PRESETS``.
+        codebook: of preset ``custom``.
+        target_speedup: of preset ``target``: evaluations of the model without a cache over those with it, >= 1.
+        moreg: motion regularisation, or None.
+        token_refresh: what a step does that would be skipped; None skips it.
+
+    Raises:
+        ConfigurationError: a choice out of range, or one that does not go with another.
+    """
+
+    preset: str = "balanced"
+    codebook: Codebook | None = None
+    target_speedup: float = 2.0
+    moreg: MotionRegularization | None = None
+    token_refresh: TokenRefresh | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ConfigurationError(f"AdaCache: preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
+        if self.preset == TARGET and not 1 <= self.target_speedup < math.inf:
+            raise ConfigurationError(
+                f'AdaCache: preset "target" needs a target_speedup of 1 or more, got {self.target_speedup:g}. 2 '
+                f"computes every second step on average."
+            )
+        if not self.planned:
+            codebook_for(self.preset, 30, self.codebook)
+        elif self.moreg is not None and self.token_refresh is not None:
+            raise ConfigurationError(
+                f"AdaCache: MoReg beside Token Refresh needs a preset that decides while it samples: "
+                f"{', '.join((*PAPER, CUSTOM))}; got {self.preset}. Choose one of these, or remove MoReg."
+            )
+
+    @property
+    def planned(self) -> bool:
+        """Whether the steps that compute are chosen before sampling; else the paper's rule decides while it goes."""
+        return self.preset not in PAPER and self.preset != CUSTOM
+
+    @property
+    def speedup(self) -> float | None:
+        """What a planned preset aims at; None for the paper's presets."""
+        if not self.planned:
+            return None
+        return self.target_speedup if self.preset == TARGET else SPEEDUPS[self.preset]

@@ -1,0 +1,189 @@
+"""The main road as what it is, a multistep method: on models of one number whose results can be worked out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from adacache_core import Computed, correction, predict
+from adacache_core.forecast import error_shape, remember, variable
+
+from .solvers import ancestral, asked, euler, evaluate, flow_steps, heun, ones, with_plan
+
+STEPS = flow_steps(21)
+EVERY_THIRD = tuple("plan" if call < 2 or call % 3 == 2 else None for call in range(21))
+ALL = ("plan",) * 21
+
+
+def line(x, sigma):
+    return 0.3 - 0.7 * variable(sigma) + 0 * x
+
+
+def bent(x, sigma):
+    return 0.3 - 0.7 * variable(sigma) + 0.02 * variable(sigma) ** 2 + 0 * x
+
+
+def test_a_line_is_forecast_exactly():
+    history = [Computed(time, line(ones(1), time)) for time in (0.6, 0.8)]
+    assert predict(history, 0.3).item() == pytest.approx(0.3 - 0.7 * variable(0.3), abs=1e-14)
+
+
+def test_one_compute_is_held():
+    assert predict([Computed(0.9, torch.tensor([2.0]))], 0.1).tolist() == [2.0]
+
+
+def test_a_forecast_has_the_type_of_what_was_computed():
+    history = [Computed(time, torch.tensor([time], dtype=torch.bfloat16)) for time in (0.5, 0.9)]
+    assert predict(history, 0.4).dtype == torch.bfloat16
+
+
+def test_a_compute_at_the_same_time_takes_the_others_place():
+    history = remember((Computed(0.5, torch.zeros(1)), Computed(0.7, torch.zeros(1))), Computed(0.5, torch.ones(1)))
+    assert [(known.time, known.denoised.item()) for known in history] == [(0.5, 1.0), (0.7, 0.0)]
+
+
+def test_the_error_of_a_forecast_of_a_parabola_has_the_shape_that_is_said():
+    history = [Computed(time, bent(ones(1), time)) for time in (0.6, 0.8)]
+    missed = [(bent(ones(1), time) - predict(history, time)).item() for time in (0.3, 0.45)]
+    assert missed[1] / missed[0] == pytest.approx(error_shape([0.6, 0.8], 0.45, 0.3), rel=1e-9)
+    assert error_shape([0.6, 0.8], 0.6, 0.3) == 0 and error_shape([0.6, 0.8], 0.3, 0.3) == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "shapes", "own", "factor"),
+    [([0.2, 0.1], [0.25, 0.5], 0.1, 1.0), ([1.0], [1.0], 0.1, 4.0), ([-1.0], [1.0], 0.1, -4.0), ([1.0], [1.0], 0, 0)],
+)
+def test_the_correction_by_hand(weights, shapes, own, factor):
+    assert correction(weights, shapes, own) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+def test_with_every_step_planned_the_result_has_the_same_bits(sampler):
+    def model(x, sigma):
+        return torch.tanh(x) + bent(x, sigma)
+
+    response = asked(sampler, STEPS)
+    out, statistics = with_plan(sampler, model, STEPS, ("plan",) * len(response.sigmas), response)
+    assert torch.equal(out, sampler(model, ones(1), STEPS.sigmas))
+    assert statistics.count("computed") == statistics.total_steps == len(response.sigmas)
+
+
+def test_skips_of_a_model_that_is_linear_in_the_variable_are_exact():
+    response = asked(euler, STEPS)
+    out, statistics = with_plan(euler, line, STEPS, EVERY_THIRD, response)
+    assert out.item() == pytest.approx(euler(line, ones(1), STEPS.sigmas).item(), abs=1e-12)
+    assert statistics.count("skipped") == 12
+    assert max(record.miss for record in statistics.steps if record.miss is not None and record.step > 1) < 1e-12
+
+
+def test_a_model_that_is_quadratic_in_the_variable_ends_exactly_with_correction_only():
+    exact = euler(bent, ones(1), STEPS.sigmas).item()
+    response = asked(euler, STEPS)
+    corrected, _ = with_plan(euler, bent, STEPS, EVERY_THIRD, response)
+    plain, _ = with_plan(euler, bent, STEPS, EVERY_THIRD, response, corrects=False)
+    assert corrected.item() == pytest.approx(exact, abs=1e-12)
+    assert abs(plain.item() - exact) > 2e-3
+
+
+@pytest.mark.parametrize(("bend", "order"), [(bent, 2), (lambda x, s: torch.sin(3 * variable(s) + 0 * x), 2)])
+def test_the_order_of_convergence(bend, order):
+    """Halving the distance between computes makes the error of uncorrected skips four times smaller."""
+
+    def error(count):
+        # Even in the variable, so that distances do halve; noise levels by bisection.
+        ends = variable(0.9), variable(0.1)
+        levels = [level(ends[0] + (ends[1] - ends[0]) * i / count) for i in range(count)]
+        history = [Computed(time, bend(ones(1), time)) for time in (levels[count // 2], levels[count // 2 - 1])]
+        here = levels[count // 2 + 1]
+        return abs((predict(history, here) - bend(ones(1), here)).item())
+
+    assert math.log2(error(64) / error(128)) == pytest.approx(order, abs=0.3)
+
+
+def level(u):
+    low, high = 0.01, 0.99
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if variable(middle) < u else (low, middle)
+    return low
+
+
+def test_what_is_known_of_a_condition_decides_for_it_alone():
+    """A condition that comes up in the middle is computed where it is new; the other one goes on being forecast."""
+    from adacache_core import PlannedRun, RunStatistics
+
+    statistics = RunStatistics({}, 21)
+    run = PlannedRun(STEPS, 7, statistics, asked(euler, STEPS), planner=lambda *_: EVERY_THIRD)
+    computed = []
+    for call, sigma in enumerate(STEPS.sigmas[:-1]):
+        run.begin(sigma)
+        for slot in ("old", "new") if call >= 9 else ("old",):
+            if run.recall(slot) is None:
+                computed.append((slot, call))
+                run.keep(slot, line(ones(1), sigma))
+        run.end(line(ones(1), sigma))
+    steps = run.finish().steps
+    assert [call for slot, call in computed if slot == "old"] == [0, 1, 2, 5, 8, 11, 14, 17, 20]
+    assert [call for slot, call in computed if slot == "new"][:3] == [9, 10, 11]
+    assert (steps[9].kind, steps[9].reason, steps[9].calls, steps[9].computed_calls) == ("computed", "new condition", 2, 1)
+    assert (steps[12].kind, steps[12].reason) == ("skipped", "skipped")
+    assert statistics.conditions == 2
+
+
+def test_predictions_that_are_no_numbers_are_not_kept():
+    def model(x, sigma):
+        return line(x, sigma) if sigma > 0.7 else line(x, sigma) * math.nan
+
+    out, statistics = with_plan(euler, model, STEPS, EVERY_THIRD, asked(euler, STEPS))
+    broken = [record for record in statistics.steps if record.sigma <= 0.7]
+    assert math.isnan(out.item())
+    # From the compute that shows it on, every call computes: nothing is known any more.
+    first = next(i for i, record in enumerate(broken) if record.kind == "computed")
+    assert all(record.kind == "computed" for record in broken[first:]) and broken[first].reason == "not finite"
+
+
+def test_bytes_are_those_of_the_predictions_kept():
+    def model(x, sigma):
+        return line(x, sigma).expand(1, 64).float()
+
+    from adacache_core import PlannedRun, RunStatistics
+
+    run = PlannedRun(STEPS, 7, RunStatistics({}, 21), None, planner=lambda *_: EVERY_THIRD)
+    for sigma in STEPS.sigmas[:-1]:
+        evaluate(run, model, ones(1), sigma)
+    assert run.finish().cache_bytes == 2 * 64 * 4
+
+
+def test_a_restart_forgets_what_is_known_of_lower_noise():
+    from adacache_core import PlannedRun, RunStatistics, Steps
+
+    down = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
+    steps = Steps((*down, *down, 0.0), lambda sigma: (1 - sigma, sigma))
+    run = PlannedRun(steps, 8, RunStatistics({}, 16), asked(euler, steps))
+    for sigma in steps.sigmas[:-1]:
+        evaluate(run, line, ones(1), sigma)
+    records = run.finish().steps
+    assert [record.reason for record in records if record.step in (0, 1, 7, 8, 9, 15)] == ["first", "first", "last"] * 2
+    assert records[8].miss is None
+
+
+def test_a_sampler_that_goes_other_ways_than_it_said_is_planned_on_the_schedule():
+    statistics_of = []
+    for spoiled in (False, True):
+        from adacache_core import PlannedRun, RunStatistics
+
+        run = PlannedRun(STEPS, 10, RunStatistics({}, 21), asked(euler, STEPS))
+        for call, sigma in enumerate(STEPS.sigmas[:-1]):
+            evaluate(run, line, ones(1), sigma * (0.97 if spoiled and call == 5 else 1))
+        statistics_of.append(run.finish())
+    good, spoilt = statistics_of
+    assert "uncorrected_because" not in good.settings and good.count("skipped") == 11
+    assert "other noise levels" in spoilt.settings["uncorrected_because"] and spoilt.settings["corrected"] is False
+    assert spoilt.count("skipped") > 0
+
+
+def test_nothing_is_corrected_where_noise_is_added():
+    response = asked(ancestral, STEPS)
+    assert response.adds_noise

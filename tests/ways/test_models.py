@@ -1,0 +1,132 @@
+"""Every kind of model: images, video, sound, both; and every parameterisation, on the same trained weights too."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+from tiny_wan import bind, bind_every_step, decisions, only_run, planned, sample, sigmas
+from ways import trained as demo
+from ways.others import OTHERS, load
+from ways.trained import STEPS, calls_of, compare, decibels
+
+pytestmark = pytest.mark.usefixtures("without_gradients")
+# Least signal-to-error in dB of "balanced" at 12 steps; random weights, so that only its order of magnitude says much.
+FLOORS = {
+    "Stable Diffusion 1.5": 0,
+    "Stable Video Diffusion": 0,
+    "Flux": 0,
+    "Qwen-Image": 0,
+    "Z-Image": 0,
+    "ACE-Step": 0,
+    "Stable Audio": 0,
+}
+VIDEO = {
+    "CosmosT2V": 0,
+    "CosmosT2IPredict2": 0,
+    "LTXV": 0,
+    "LTXAV": 0,
+    "HunyuanVideo15": 0,
+    "GenmoMochi": 0,
+    "MiniMaxH3": 0,
+}
+QUICK = ("Stable Diffusion 1.5", "Flux", "Z-Image", "Stable Audio", "CosmosT2V", "LTXAV")
+
+
+def some(table):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in table]
+
+
+@pytest.mark.parametrize("name", some(FLOORS))
+def test_models_of_other_kinds(pack, name):
+    other = OTHERS[name]
+    check(load(other), lambda model: sample(model, steps=12, **other.prompts()), FLOORS[name])
+
+
+@pytest.mark.parametrize("name", some(VIDEO))
+def test_video_models(pack, name):
+    row = tiny_models.family(name)
+    check(tiny_models.load(name), lambda model: tiny_models.sample(model, row, 12), VIDEO[name])
+
+
+def check(model, graph, floor):
+    compared = compare(model, graph)
+    every, _ = bind_every_step(model)
+    assert torch.equal(graph(every), compared.reference)
+    run = compared.run
+    assert run.settings["evaluations"] == 12
+    assert run.count("computed") == planned(12)
+    assert compared.made.isfinite().all()
+    assert compared.decibels > floor
+
+
+class TestParameterisations:
+    def test_velocity_prediction(self, pack):
+        """A checkpoint of eps weights told to be one of v by the node ModelSamplingDiscrete, as people do."""
+        from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+        other = OTHERS["Stable Diffusion 1.5"]
+        [model] = ModelSamplingDiscrete().patch(load(other), "v_prediction", True)
+        check(model, lambda model: sample(model, steps=12, **other.prompts()), 0)
+
+    def test_edm_by_node(self, pack):
+        from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+        other = OTHERS["Stable Diffusion 1.5"]
+        [model] = ModelSamplingContinuousEDM().patch(load(other), "v_prediction", 120.0, 0.002)
+        check(model, lambda model: sample(model, steps=12, scheduler="karras", **other.prompts()), 0)
+
+    @pytest.mark.parametrize("shift", [1.0, 1.32, 2.64, 8.06])
+    def test_shifts_whose_largest_noise_level_is_a_little_above_one(self, trained, shift):
+        """In float32 77 of the shifts from 1 to 100 end above 1, and are flow models all the same."""
+        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+        [model] = ModelSamplingSD3().patch(trained, shift)
+        compared = compare(model, demo.sampling(cfg=1.0))
+        assert compared.decibels > 0
+
+    @pytest.mark.parametrize("sampler", ["euler", pytest.param("dpmpp_2m", marks=pytest.mark.long)])
+    def test_variance_exploding_weights_skip_as_well_as_flow_weights(self, trained, sampler):
+        """The same weights presented as x / (1 - t), sigma = t / (1 - t): the same video, and as close to it."""
+        times = sigmas(trained, STEPS).clamp(max=0.998)
+        flow = compare(trained, demo.custom(demo.cfg_guider, sampler, lambda model: times))
+        exploding = trained.clone()
+        exploding.add_object_patch("model_sampling", variance_exploding())
+        other = compare(exploding, demo.custom(demo.cfg_guider, sampler, lambda model: times / (1 - times)))
+        assert decisions(other.run) == decisions(flow.run)
+        if sampler == "euler":  # a step of Euler goes to the same place in both
+            assert decibels(other.reference, flow.reference) > 40
+        assert other.decibels > flow.decibels - 1.5
+
+
+def variance_exploding():
+    """Flow weights for a state that is the video with ``sigma`` times noise on it."""
+    from comfy.model_sampling import ModelSamplingDiscreteFlow
+
+    class VarianceExploding(ModelSamplingDiscreteFlow):
+        def time(self, sigma):
+            return sigma / (1 + sigma)
+
+        def calculate_input(self, sigma, noise):
+            return noise / self.wide(1 + sigma, noise)
+
+        def calculate_denoised(self, sigma, model_output, model_input):
+            return (model_input - model_output * self.wide(sigma, model_output)) / self.wide(1 + sigma, model_output)
+
+        def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+            return latent_image + self.wide(sigma, noise) * noise
+
+        def inverse_noise_scaling(self, sigma, latent):
+            return latent
+
+        def timestep(self, sigma):
+            return self.time(sigma) * self.multiplier
+
+        @property
+        def sigma_max(self):
+            return torch.tensor(1e4)
+
+        def wide(self, sigma, like):
+            return sigma.reshape(-1, *(1,) * (like.ndim - 1))
+
+    return VarianceExploding()
