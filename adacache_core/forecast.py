@@ -78,22 +78,23 @@ def error_shape(times: Sequence[float], time: float, at: float) -> float:
     return math.prod((here - variable(before)) / (known - variable(before)) for before in times)
 
 
-def correction(weights: Sequence[float], shapes: Sequence[float], own: float) -> float:
+def correction(errors: Sequence[float], own: Sequence[float]) -> float:
     """How many surprises to add to a computed prediction, so that the sampler's state loses the error of the skips.
 
-    The surprise is ``computed - predicted`` at the compute; a skipped call's error is its ``error_shape`` fold of it. The
-    sampler made ``weight`` times a call's error of its state (``response.py``); the surprise that is added comes back with
-    the compute's own weight.
+    The surprise is ``computed - predicted`` at the compute. A skipped call's error is its ``error_shape`` fold of it, and
+    what the sampler makes of that is known (``response.py``). A multistep sampler uses a prediction at two calls, so the
+    state is put right at the call after the next; not at all where that would leave the states on the way further off than
+    they are, as with a sampler that has a corrector of its own.
 
     Args:
-        weights: of the calls skipped since the last compute.
-        shapes: their error shapes.
-        own: weight of the compute.
+        errors: what the skips have made of the state at the next calls, in surprises; two or more.
+        own: what one surprise, added to the compute, makes of the same states.
 
     Returns:
-        Within -4 and 4; 0 where the compute has no weight.
+        Within -4 and 4; 0 where it does not help.
     """
-    if own == 0:
+    if own[1] == 0:
         return 0.0
-    owed = sum(weight * shape for weight, shape in zip(weights, shapes, strict=True)) / own
-    return max(-_MOST, min(owed, _MOST))
+    factor = max(-_MOST, min(errors[1] / own[1], _MOST))
+    left = sum((error - factor * weight) ** 2 for error, weight in zip(errors, own, strict=True))
+    return factor if left < sum(error**2 for error in errors) else 0.0

@@ -18,8 +18,8 @@ from .response import Response
 from .statistics import RunStatistics, StepRecord
 from .steps import SAME_SIGMA, Steps
 
-# How many calls on a correction looks: a multistep sampler still uses a prediction at the call after the next.
-HORIZON = 2
+# On how many calls after a compute a correction is judged.
+REACH = 4
 
 Planner = Callable[[Sequence[float], Sequence[float], int], tuple[str | None, ...]]
 
@@ -145,11 +145,10 @@ class PlannedRun:
 
     def _make_plan(self) -> None:
         if self._response is not None:
-            times = [self._steps.time(sigma) for sigma in self._response.sigmas]
+            times = tuple(self._steps.time(sigma) for sigma in self._response.sigmas)
             influences = self._response.influences(self._steps.scales)
         else:
-            times = sorted(self._steps.times, reverse=True)
-            influences = [abs(1 - after / time) for time, after in zip(times, [*times[1:], 0.0], strict=True)]
+            times, influences = self._steps.times, self._steps.falls
         self._plan = self._planner(times, influences, self._computes)
         self._turns = {part.start for part in parts(times)} - {0}
         self.statistics.plan = self._plan
@@ -202,11 +201,12 @@ class PlannedRun:
     def _owed(self, call: int) -> float:
         if self._response is None or not (self._corrects and self._skipped and len(self._guided) == ORDER):
             return 0.0
-        weights = self._response.weights[min(call + HORIZON, len(self._response.weights) - 1)]
         known = [computed.time for computed in self._guided]
         times = [self._steps.time(self._response.sigmas[skipped]) for skipped in self._skipped]
-        shapes = [error_shape(known, time, self._time) for time in times]
-        return correction([float(weights[skipped]) for skipped in self._skipped], shapes, float(weights[call]))
+        shapes = torch.tensor([error_shape(known, time, self._time) for time in times], dtype=torch.float64)
+        last = len(self._response.weights) - 1
+        later = self._response.weights[[min(call + ahead, last) for ahead in range(1, REACH + 1)]]
+        return correction((later[:, self._skipped] @ shapes).tolist(), later[:, call].tolist())
 
     def _remember_guided(self, guided: Tensor) -> None:
         if self._current().reason == "not finite":

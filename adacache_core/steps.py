@@ -48,6 +48,12 @@ class Steps:
         """Flow time of any sigma."""
         return flow_time(*self.scales(sigma))
 
+    @property
+    def falls(self) -> list[float]:
+        """How much of the noise each step takes, 0 to 1: what an error of its prediction makes of an Euler step's state."""
+        ends = [*self.times[1:], self.time(self.sigmas[-1])]
+        return [abs(1 - after / time) for time, after in zip(self.times, ends, strict=True)]
+
     def of(self, sigma: float) -> int:
         """Zero-based step that a model call at this noise level belongs to: the last one that is not below it.
 

@@ -2,7 +2,7 @@
 
 A panel is a list of marks, each a shape with its arguments (see ``Panel``). Across they count in columns, so that they
 fit any width; down in pixels from the panel's top. What a mark is called says how it looks: ``web/adacache.css`` and
-``picture.py`` have the colours. Texts are strings or entries, see ``report.py``.
+``_pen.py`` have the colours. Texts are strings or entries, see ``report.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _LEFT, _RIGHT, _LABELS = 40, 6, 78
 _TITLE, _CAPTION, _BARS, _STRIP, _LANE, _GAP = 22, 29, 84, 44, 62, 8
 # How many columns wide a label is, as a part of all of them, where a chart is no wider than it needs to be.
 _NUMBER, _SECONDS = 1 / 24, 1 / 7
+_MOST_NUMBERS = 17
 # Kinds of marks that the legend explains, in its order.
 _LEGEND = "computed skipped partial planned miss distance plain bound score gradient".split()
 
@@ -175,7 +176,7 @@ class Panel:
             kind = self.steps[column]["kind"] if column < len(self.steps) else coming
             self.bar(column, top, 9, f"cell {kind}")
         self.text(0, -5, top + 21, {"key": "step"}, "tick", "end")
-        every = next(n for n in (1, 2, 5, 10, 20, 50, 10**6) if self.columns / n <= 17)
+        every = next(n for n in (1, 2, 5, 10, 20, 50, 10**6) if self.columns / n <= _MOST_NUMBERS)
         for column in sorted({0, *range(every - 1 if every != 2 else 3, self.columns, every)}):
             number = self.steps[column]["step"] if column < len(self.steps) else column
             self.text(column + 0.5, 0, top + 21, str(number + 1), "tick", "middle")

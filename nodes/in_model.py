@@ -20,7 +20,7 @@ from comfy.model_management import get_free_memory
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 
-from ..adacache_core import RunStatistics, Steps, flow_time, plan
+from ..adacache_core import RunStatistics, Steps, plan
 from ..adacache_core.inside.layout import Layout
 from ..adacache_core.paper.codebook import codebook_for
 from ..adacache_core.paper.rule import CodebookRule, PlanRule, Rule
@@ -115,7 +115,7 @@ class _Binding:
             settings.moreg.check_frames(self.layout.token_grid(latent_shape)[0])
         scales = noise_scales(guider.model_patcher.get_model_object("model_sampling"))
         # Sorted, since a custom schedule may go back up (restart sampling) or upwards only (unsampling).
-        steps = Steps(tuple(sorted(sigmas, reverse=True)), lambda sigma: flow_time(*scales(sigma)))
+        steps = Steps(tuple(sorted(sigmas, reverse=True)), scales)
         statistics = RunStatistics(self._in_force(len(steps)), total_steps=len(steps))
         statistics.settings["other_caches"] = other_caches(guider.model_patcher, guider.model_options)
         self.log.start(statistics)
@@ -133,7 +133,7 @@ class _Binding:
         if settings.speedup is None:
             codebook = codebook_for(settings.preset, total, settings.codebook)
             return lambda: CodebookRule(codebook, total, settings.moreg)
-        reasons = plan(steps.times[:-1], round(total / settings.speedup))
+        reasons = plan(steps.times, steps.falls, round(total / settings.speedup))
         statistics.plan = reasons
         return lambda: PlanRule(reasons)
 

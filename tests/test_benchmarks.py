@@ -163,6 +163,7 @@ def test_work_by_hand():
     assert work() == pytest.approx(2 + 640 / 4800), "counts after its end"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("comfy_imports")
 def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_path):
     from benchmarks.comfyui_runner import ComfyUIRunner
@@ -283,6 +284,7 @@ def runners(comfy_imports, demo_weights):
     return comfyui, DiffusersRunner(weights, comfyui)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.functional")  # FasterCache's meshgrid
 class TestDiffusers:
     """The same weights in diffusers, with its caches and cache-dit's."""
@@ -418,6 +420,7 @@ def test_what_moreg_changes_by_hand():
     assert line == f"| {' | '.join(expected)} |"
 
 
+@pytest.mark.long
 def test_gpu_script_at_small_size(comfyui_path, tmp_path):
     command = [
         sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--comfyui", str(comfyui_path), "--device", "cpu",

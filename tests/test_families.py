@@ -187,7 +187,7 @@ def test_family_skip_on_unchanged_input_equals_the_compute(tiny: Tiny) -> None:
     sigmas = [0.95 * (1 - step / STEPS) for step in range(STEPS + 1)]
     statistics = RunStatistics({}, STEPS)
     rule = Codebook(COMPUTE_TWICE_THEN_SKIP)
-    steps = Steps(tuple(sigmas), lambda sigma: sigma)
+    steps = Steps(tuple(sigmas), lambda sigma: (1 - sigma, sigma))
     run = ResidualRun(lambda: CodebookRule(rule, STEPS), steps, statistics)
     outputs: list[Tensor] = []
     ran: list[int] = []

@@ -38,6 +38,8 @@ PACKED = [
 ]
 MEGABYTE = 1_000_000
 
+pytestmark = pytest.mark.long
+
 
 def run(command: list[str], cwd: Path, **environment: str) -> str:
     """Run a command that must succeed; returns what it printed."""

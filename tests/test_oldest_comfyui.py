@@ -20,25 +20,27 @@ from demo.demo import WORKFLOW, node_id, prompt_of
 from demo.workflow import with_widget
 
 PLANNED = 15  # steps that "balanced" computes of the demo workflow's 30
+PRESETS = ("balanced", "paper-fast")  # a road each
+OWN_CALLS = "test_the_plan_is_made_of_the_samplers_own_calls"
 # Families that it has, one of each kind of block and head.
 FAMILIES = ("WAN21_T2V", "WAN21_Vace", "HunyuanVideo", "LTXAV", "CosmosT2IPredict2", "GenmoMochi", "Kandinsky5")
 SAMPLING = (
     "test_a_pack_that_is_installed_but_not_used_leaves_the_model_alone",
-    "test_conditions_batched_or_split_give_the_same_decisions_and_result",
-    "test_skipped_steps_run_no_block",
-    "test_motion_adds_computes",
+    "test_computing_every_step_changes_no_bit[3.0]",
+    "test_presets_compute_as_many_steps_as_they_say",
+    "test_skipped_steps_run_nothing_of_the_model",
+    "TestPaper::test_conditions_batched_or_split_give_the_same_decisions[paper-fast]",
     "TestRefusals::test_two_caches_on_one_model",
-    "TestRefusals::test_models_that_are_not_video_transformers",
 )
+RULED = "test_family_skips_by_the_rule_and_is_the_uncached_model_where_it_does_not"
 TESTS = (
     *(f"tests/test_sampling.py::{name}" for name in SAMPLING),
-    "tests/test_when_it_goes_wrong.py::TestInterrupt::test_at_any_step[3-hidden]",
-    *(f"tests/test_families.py::test_family_all_compute_is_bit_identical[{name}]" for name in FAMILIES),
-    *(
-        f"tests/test_families.py::test_family_balanced_skips_as_planned_and_no_side_stack_runs_on_a_skip[{name}]"
-        for name in FAMILIES
-    ),
+    *(f"tests/ways/test_samplers.py::{OWN_CALLS}[{name}]" for name in ("euler", "heun", "uni_pc")),
+    *(f"tests/test_when_it_goes_wrong.py::TestInterrupt::test_at_a_step[3-{preset}]" for preset in PRESETS),
+    *(f"tests/test_families.py::{RULED}[{name}]" for name in FAMILIES),
 )
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Random settings and random graphs of our nodes, in ComfyUI's own validation, execution and samplers.
 
-What must hold whatever the user chooses: a skipped call replays what the same condition's last computed calls of the
-same run left, and nothing else; no input is changed; the first and the last step compute; and what is refused is
+What must hold whatever the user chooses: a skipped call gets what follows from the same condition's last computed calls
+of the same run, and from nothing else; no input is changed; the first and the last step compute; and what is refused is
 refused by an error of ours that says what to do.
 """
 
@@ -19,9 +19,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from tiny_wan import noise, sample, shadows, text
+from tiny_wan import decisions, noise, sample, shadows, text
 
-PRESETS = ("balanced", "quality", "fast", "target", "paper-fast", "paper-slow", "custom", "calibrate")
+PLANNED, PAPER = ("balanced", "quality", "fast", "target"), ("paper-fast", "paper-slow", "custom")
 SAMPLERS = (
     "euler",
     "heun",
@@ -53,7 +53,6 @@ def acts_on(message):
     assert re.search(r"must|needs?\b|expected|[Ww]rite|Use |Remove|bypass|Load", message), message
 
 
-percents = st.floats(0, 1).map(lambda value: round(value, 2))
 entries = st.lists(st.tuples(st.floats(1e-6, 4), st.integers(1, 12)), min_size=1, max_size=5, unique_by=lambda e: e[0])
 codebooks = entries.map(lambda made: ", ".join(f"{threshold}:{rate}" for threshold, rate in sorted(made)))
 odd_codebooks = st.text(max_size=20) | st.sampled_from(
@@ -64,14 +63,9 @@ odd_numbers = st.sampled_from([0.0, -1.0, float("nan"), float("inf"), 1e-320, 1e
 
 # What the widgets offer, and what may come over a link or from another program.
 ADACACHE = {
-    "preset": (st.sampled_from(PRESETS), st.just("fastest")),
-    "replay": (st.sampled_from(["auto", "forecast", "hold"]), st.just("guess")),
-    "start_percent": (st.just(0.0) | percents.map(lambda value: value / 2), odd_percents),
-    "end_percent": (st.just(1.0) | percents.map(lambda value: 0.51 + value * 0.49), odd_percents | st.just(0.0)),
+    "preset": (st.sampled_from(PLANNED + PAPER), st.just("fastest")),
     "codebook": (codebooks, odd_codebooks),
     "target_speedup": (st.floats(1, 8), odd_numbers),
-    "storage": (st.sampled_from(["auto", "hidden", "output"]), st.just("disk")),
-    "cache_device": (st.sampled_from(["same device", "system memory"]), st.just("cloud")),
 }
 MOREG = {
     "strides": (st.sampled_from(["1", "1, 2", "2,1,", "3"]), st.text(max_size=6) | st.sampled_from(["0", "9", ""])),
@@ -94,87 +88,137 @@ def inputs(draw, of):
     return made
 
 
-class Watched:
-    """Model calls as ComfyUI makes them, with what the model itself gives; and what a skip may replay of them.
+class WatchedPredictions:
+    """What each condition is predicted to be, as seen from outside of the cache and from inside of it.
 
-    For every condition, by its prompt, it keeps what the blocks of the computed steps changed (or, where outputs are
-    kept, what the model gave), as seen from outside of the cache; ``check`` works a skipped call out from that.
+    Attributes:
+        ran: per evaluation of the model whether it ran for each condition.
+        bytes: of the predictions that forecasts need: two of every condition, and two guided ones, which without
+            guidance are the condition's own.
     """
 
-    def __init__(self, statistics, order):
-        self.statistics, self.order = statistics, order
-        self.known = defaultdict(dict)  # per condition: step -> (sigma, tensor)
-        self.ran = []  # per call: step, whether the blocks ran
-        self.embedded = self.after_blocks = self.at_head = self.output = None
+    def __init__(self):
+        self.ran = defaultdict(list)
+        self.evaluation = -1
+        self.known = {}  # per condition: (level, prediction) of its last two computes
 
-    def take(self, sigma, sigmas, conditions):
-        step = max(index for index, level in enumerate(sigmas[:-1]) if index == 0 or sigma <= level * (1 + 1e-4))
-        outputs = self.statistics().storage == "output"
-        self.ran.append((step, self.after_blocks is not None))
-        if self.after_blocks is not None:
-            made = self.output if outputs else self.after_blocks - self.embedded
-            for condition, part in zip(conditions, made.chunk(len(conditions)), strict=True):
-                self.known[condition][step] = (sigma, part.clone())
-            return
-        replayed = torch.cat([self.line(condition, sigma) for condition in conditions])
-        seen = self.output if outputs else self.at_head
-        torch.testing.assert_close(seen, replayed if outputs else self.embedded + replayed, rtol=1e-4, atol=1e-4)
+    @contextmanager
+    def watching(self, model):
+        yield
 
-    def line(self, condition, sigma):
-        (last, new), *before = reversed(list(self.known[condition].values())[-self.order :])
-        if not before:
-            return new
-        [(first, old)] = before
-        this, last, first = (1 / (1.01 - time) + math.log(time + 0.02) for time in (sigma, last, first))
-        return new + (new - old) * ((this - last) / (last - first))
+    def evaluate(self, executor, *args):
+        self.evaluation += 1
+        return executor(*args)
+
+    def from_inside(self, executor, model, conds, *args):
+        self.computed = executor(model, conds, *args)
+        self.asked = [cond is not None for cond in conds]
+        return self.computed
+
+    def from_outside(self, executor, model, conds, x, timestep, options):
+        before, self.asked = x.clone(), [False] * len(conds)
+        made = executor(model, conds, x, timestep, options)
+        assert torch.equal(x, before), "the sampler's tensor was changed"
+        level = float(timestep[0])
+        for place, prediction in enumerate(made):
+            if conds[place] is None:
+                continue
+            self.ran[self.evaluation].append(self.asked[place])
+            history = self.known.setdefault(place, [])
+            if self.asked[place]:
+                assert torch.equal(prediction, self.computed[place])
+                history[:] = [*(kept for kept in history if abs(kept[0] - level) > 1e-5), (level, prediction.clone())][
+                    -2:
+                ]
+            else:
+                torch.testing.assert_close(prediction, line(history, level), rtol=1e-4, atol=1e-4)
+        return made
+
+    def wrap(self, model, bind):
+        """The model as AdaCache patches it, with a look from both of its sides."""
+        outside = model.clone()
+        outside.add_wrapper_with_key("predict_noise", "outside", self.evaluate)
+        outside.add_wrapper_with_key("calc_cond_batch", "outside", self.from_outside)
+        patched, log = bind(outside)
+        patched.add_wrapper_with_key("calc_cond_batch", "inside", self.from_inside)
+        return patched, log
 
     @property
     def bytes(self):
-        return sum(part.nbytes for known in self.known.values() for _, part in list(known.values())[-self.order :])
+        kept = [prediction.nbytes for history in self.known.values() for _, prediction in history]
+        guided = 0 if len(self.known) == 1 else max(len(history) for history in self.known.values()) * kept[0]
+        return sum(kept) + guided
 
 
-@contextmanager
-def watching(model, watched):
-    """Look at every call of the model from outside: ComfyUI's call of it, its embedding, its blocks and its head."""
-    from comfy.ldm.wan.model import Head, WanAttentionBlock
-    from comfy.model_base import BaseModel
+def line(history, level):
+    """The forecast of a flow model's prediction, worked out from the last two."""
+    (before, old), (last, new) = history
+    here, start, end = (1 / (1.01 - time) + math.log(time + 0.02) for time in (level, before, last))
+    return new + (new - old) * ((here - end) / (end - start))
 
-    apply_model, block_forward, head_forward = BaseModel.apply_model, WanAttentionBlock.forward, Head.forward
 
-    def call(self, x, t, **kwargs):
-        watched.embedded = watched.after_blocks = watched.at_head = watched.output = None
-        before, prompts = x.clone(), kwargs["c_crossattn"].clone()
-        made = apply_model(self, x, t, **kwargs)
-        assert torch.equal(x, before), "the sampler's tensor was changed"
-        assert torch.equal(kwargs["c_crossattn"], prompts)
-        options = kwargs["transformer_options"]
-        count, sigmas = len(options["uuids"]), options["sample_sigmas"].tolist()
-        watched.take(float(t[0]), sigmas, [float(prompt.double().sum()) for prompt in prompts.chunk(count)])
-        return made
+class WatchedResiduals:
+    """What the blocks of each computed step changed, and that a skipped step adds the last of it, and nothing else."""
 
-    def block(self, *args, **kwargs):
-        watched.after_blocks = block_forward(self, *args, **kwargs)
-        return watched.after_blocks
+    def __init__(self):
+        self.ran = defaultdict(list)
+        self.known = {}
+        self.embedded = self.after_blocks = self.at_head = None
 
-    def head(self, x, e):
-        watched.at_head = x.clone()
-        return head_forward(self, x, e)
+    def wrap(self, model, bind):
+        return bind(model)
 
-    def embed(module, args, output):
-        watched.embedded = output.flatten(2).transpose(1, 2).clone()
+    @contextmanager
+    def watching(self, model):
+        """Look at every call of the model from outside: ComfyUI's call of it, its embedding, its blocks, its head."""
+        from comfy.ldm.wan.model import Head, WanAttentionBlock
+        from comfy.model_base import BaseModel
 
-    def give(module, args, output):
-        watched.output = output.clone()
+        apply_model, block_forward, head_forward = BaseModel.apply_model, WanAttentionBlock.forward, Head.forward
 
-    network = model.model.diffusion_model
-    hooks = [network.patch_embedding.register_forward_hook(embed), network.register_forward_hook(give)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseModel, "apply_model", call)
-        patch.setattr(WanAttentionBlock, "forward", block)
-        patch.setattr(Head, "forward", head)
-        yield
-    for hook in hooks:
+        def call(base, x, t, **kwargs):
+            self.embedded = self.after_blocks = self.at_head = None
+            before = x.clone()
+            made = apply_model(base, x, t, **kwargs)
+            assert torch.equal(x, before), "the sampler's tensor was changed"
+            self.take(float(t[0]), kwargs)
+            return made
+
+        def block(module, *args, **kwargs):
+            self.after_blocks = block_forward(module, *args, **kwargs)
+            return self.after_blocks
+
+        def head(module, x, e):
+            self.at_head = x.clone()
+            return head_forward(module, x, e)
+
+        def embed(module, args, output):
+            self.embedded = output.flatten(2).transpose(1, 2).clone()
+
+        hook = model.model.diffusion_model.patch_embedding.register_forward_hook(embed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BaseModel, "apply_model", call)
+            patch.setattr(WanAttentionBlock, "forward", block)
+            patch.setattr(Head, "forward", head)
+            yield
         hook.remove()
+
+    def take(self, sigma, kwargs):
+        sigmas = kwargs["transformer_options"]["sample_sigmas"].tolist()
+        step = max(index for index, level in enumerate(sigmas[:-1]) if index == 0 or sigma <= level * (1 + 1e-4))
+        prompts = kwargs["c_crossattn"].chunk(len(kwargs["transformer_options"]["uuids"]))
+        conditions = [float(prompt.double().sum()) for prompt in prompts]
+        self.ran[step].append(self.after_blocks is not None)
+        if self.after_blocks is not None:
+            parts = (self.after_blocks - self.embedded).chunk(len(conditions))
+            self.known.update(zip(conditions, (part.clone() for part in parts), strict=True))
+        else:
+            replayed = torch.cat([self.known[condition] for condition in conditions])
+            torch.testing.assert_close(self.at_head, self.embedded + replayed, rtol=1e-4, atol=1e-4)
+
+    @property
+    def bytes(self):
+        return sum(residual.nbytes for residual in self.known.values())
 
 
 def execute(node, **inputs):
@@ -182,7 +226,7 @@ def execute(node, **inputs):
     return node.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs).args
 
 
-@bounded(max_examples=40)
+@bounded(max_examples=30)
 @given(
     chosen=inputs(ADACACHE),
     moreg=st.none() | inputs(MOREG),
@@ -192,47 +236,40 @@ def execute(node, **inputs):
     scheduler=st.sampled_from(["simple", "beta", "karras"]),
 )
 def test_any_settings_keep_the_invariants(wan, chosen, moreg, sampler, steps, cfg, scheduler):
-    from adacache.adacache_core import AdaCacheError, replay_for
+    from adacache.adacache_core import AdaCacheError
     from adacache.nodes.adacache import AdaCache
     from adacache.nodes.moreg import MoRegSettings
 
+    watched = WatchedPredictions() if chosen["preset"] in PLANNED else WatchedResiduals()
+    sampling = {"sampler": sampler, "steps": steps, "cfg": cfg, "scheduler": scheduler}
     try:
         [motion] = (None,) if moreg is None else execute(MoRegSettings, **moreg)
-        patched, log = execute(AdaCache, model=wan, moreg=motion, **chosen)
-        for seed in (1, 2):
-            watched = Watched(
-                lambda: log.of_prompt(None)[-1].statistics,
-                replay_for(chosen["preset"], chosen["replay"]).order,
-            )
-            start = noise(seed=seed)
-            untouched = start.clone()
-            with watching(wan, watched):
-                sampling = {"sampler": sampler, "steps": steps, "cfg": cfg, "scheduler": scheduler, "seed": seed}
-                samples = sample(patched, noise=start, **sampling)
-            assert torch.equal(start, untouched)
-            assert samples.isfinite().all()
-            holds(watched)
+        patched, log = watched.wrap(wan, lambda model: execute(AdaCache, model=model, moreg=motion, **chosen))
+        sample(patched, noise=noise(seed=1), seed=1, **sampling)  # nothing of it may be left in the next run
+        watched.__init__()
+        start = noise(seed=2)
+        with watched.watching(wan):
+            samples = sample(patched, noise=start, seed=2, **sampling)
+        assert torch.equal(start, noise(seed=2))
+        assert samples.isfinite().all()
+        run = log.of_prompt(None)[-1].statistics
+        holds(watched, run)
     except AdaCacheError as error:
         acts_on(str(error))
         assert shadows(wan.model.diffusion_model) == []
         return
     assert shadows(wan.model.diffusion_model) == []
-    if watched.statistics().computed_steps == watched.statistics().total_steps:
-        assert torch.equal(samples, sample(wan, noise=noise(seed=2), **sampling))
+    if run.count("computed") == run.total_steps:
+        assert torch.equal(samples, sample(wan, noise=noise(seed=2), seed=2, **sampling))
 
 
-def holds(watched):
+def holds(watched, run):
     """The statistics tell what was seen from outside."""
-    run = watched.statistics()
-    by_step = defaultdict(list)
-    for step, blocks_ran in watched.ran:
-        by_step[step].append(blocks_ran)
     assert run.finished
-    assert [record.step for record in run.steps] == sorted(by_step)
-    assert [record.computed for record in run.steps] == [any(by_step[step]) for step in sorted(by_step)]
-    assert all(len(set(ran)) == 1 for ran in by_step.values()), "a step computes or skips as a whole"
-    assert run.steps[0].computed
-    assert run.steps[-1].computed
+    assert [record.step for record in run.steps] == sorted(watched.ran)
+    assert decisions(run) == [any(watched.ran[step]) for step in sorted(watched.ran)]
+    assert all(len(set(ran)) == 1 for ran in watched.ran.values()), "a step computes or skips as a whole"
+    assert run.steps[0].kind == run.steps[-1].kind == "computed"
     assert run.cache_bytes == watched.bytes
     json.dumps(run.to_dict(), allow_nan=False)
 
@@ -241,7 +278,8 @@ def holds(watched):
 @given(st.text(max_size=30) | odd_codebooks | codebooks)
 @example("0.1:" + "9" * 5000)
 def test_any_text_is_a_codebook_or_refused(pack, written):
-    from adacache.adacache_core import Codebook, ConfigurationError
+    from adacache.adacache_core import ConfigurationError
+    from adacache.adacache_core.paper.codebook import Codebook
 
     try:
         codebook = Codebook.parse(written)
@@ -345,7 +383,7 @@ def needed(graph, name):
     return {name}.union(*(needed(graph, link[0]) for link in links_of(graph[name])))
 
 
-@bounded(max_examples=40)
+@bounded(max_examples=30)
 @given(graph=graphs())
 def test_any_graph_samples_or_says_why_not(wan, run_graph, graph):
     outputs, errors, refused = run_graph(graph)

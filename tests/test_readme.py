@@ -47,6 +47,7 @@ def test_what_takes_too_long_would_start(command):
         assert "usage: " in run(f"{sys.executable} -m {module} --help")
 
 
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.usefixtures("demo_weights")
 def test_the_demo_makes_what_the_readme_says(tmp_path):

@@ -44,7 +44,7 @@ LATENT = {
     "Mochi_1": 12 * 2 * 8 * 8,
     "CogVideoX_VOID": 16 * 2 * 8 * 8,
 }
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 
 def workflow(name: str) -> dict[str, Any]:

@@ -272,10 +272,10 @@ def test_what_did_not_go_as_planned(report, run, reasons):
 
 
 def test_what_looks_like_a_second_cache_is_named(report, run):
-    named = run("ffcs", other_caches=["Spectrum (DIFFUSION_MODEL wrapper from spectrum)"])
+    named = run("ffcs", other_caches=["Spectrum (object patch from spectrum)"])
     assert report([named])["summary"].split("\n")[-1] == (
-        "Spectrum (DIFFUSION_MODEL wrapper from spectrum) looks like a second cache on this model. If it is one, remove "
-        "one of the two."
+        "Spectrum (object patch from spectrum) looks like a second cache on this model. If it is one, remove one of "
+        "the two."
     )
     assert "second_cache" not in keys(report([run("ffcs", other_caches=[])]))
 
@@ -283,8 +283,8 @@ def test_what_looks_like_a_second_cache_is_named(report, run):
 def test_nothing_is_claimed_where_nothing_is_connected(report):
     made = report([], connected=False)
     assert made["summary"] == (
-        "No statistics are connected, so nothing is known about this run. Connect the statistics of the AdaCache node; "
-        "a bypassed one has none."
+        "No statistics connected: nothing is known about this run. Connect the statistics of the AdaCache node; a "
+        "bypassed one has none."
     )
     assert (made["speedup"], made["preset"], made["total_steps"], made["runs"]) == (None, None, 0, [])
 

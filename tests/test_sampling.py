@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import tiny_wan
 import torch
-from tiny_wan import bind, bind_every_step, decisions, latents, only_run, planned, runs
+from tiny_wan import bind, bind_every_step, decisions, latents, only_run, runs
 from ways.trained import calls_of, compare
 
 STEPS = 30

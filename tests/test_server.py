@@ -98,6 +98,7 @@ def plain_samples(server: ComfyServer) -> torch.Tensor:
     return samples(server, server.run(prompt()))
 
 
+@pytest.mark.long
 def test_a_pack_that_is_installed_but_not_used_changes_no_bit(comfyui_path, plain_samples):
     packs = {name: path for name, path in default_packs().items() if name != "adacache"}
     with ComfyServer(comfyui_path, packs=packs) as without_pack:
@@ -160,19 +161,13 @@ def test_moreg_scales_the_papers_distances(server):
     assert any(score is not None and score > 1 for score in scores)
 
 
-def test_moreg_sets_the_budget_of_a_plan_by_what_guidance_moves(server):
-    made = report(server.run(prompt({}, moreg={}, steps=30)))
-    steps = made["runs"][0]["steps"]
-    third = [step["step"] for step in steps if step["computed"]][2]
-    [(measured, share)] = [(step["step"], step["motion_score"]) for step in steps if step["motion_score"]]
-    assert measured == third
-    assert 0.9 <= share <= 1.3
-    assert made["computed_steps"] == round(30 / SPEEDUPS["balanced"] * share)
-    assert f"MoReg gave this video {share:.0%}".replace("%", " %") in made["summary"]
-
-    alone = report(server.run(prompt({}, moreg={}, steps=30, cfg=1.0)))
-    assert alone["computed_steps"] == round(30 / SPEEDUPS["balanced"])
-    assert "MoReg left the plan as it is: it compares the two conditions of guidance" in alone["summary"]
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_moreg_sets_the_budget_of_a_plan_by_what_moves(server, cfg):
+    made = report(server.run(prompt({}, moreg={}, steps=30, cfg=cfg)))
+    [run] = made["runs"]
+    assert run["motion_share"] is not None
+    assert made["computed_steps"] == round(30 / SPEEDUPS["balanced"] * run["motion_share"])
+    assert f"MoReg gave this video {run['motion_share']:.0%}".replace("%", " %") in made["summary"]
 
 
 def test_an_inspector_without_statistics_says_so(server):

@@ -312,20 +312,17 @@ def statistics_refresh(statistics: Any) -> Any:
 
 
 def test_a_plan_is_known_before_the_first_step_and_followed(wan: Any) -> None:
-    from adacache.adacache_core import plan
+    from adacache.adacache_core import SPEEDUPS
 
     patched, log = bind(wan, "fast", ratio=RATIO)
     sample(patched, WAN, 20)
     statistics = only_run(log)
-    # Flow times of the simple schedule of a flow model are its noise levels themselves.
-    times = [record.sigma for record in statistics.steps]
-    assert statistics.plan == plan(times, round(20 / 2.8))
-    assert [record.kind == "computed" for record in statistics.steps] == [
-        reason is not None for reason in statistics.plan
-    ]
+    planned = [reason is not None for reason in statistics.plan]
+    assert sum(planned) == round(20 / SPEEDUPS["fast"])
+    assert [record.kind == "computed" for record in statistics.steps] == planned
     assert {record.reason for record in statistics.steps} == {"first", "plan", "last", "partial"}
     assert statistics.settings["codebook"] is None
-    assert statistics.settings["speedup"] == 2.8
+    assert statistics.settings["speedup"] == SPEEDUPS["fast"]
 
 
 def test_moreg_beside_token_refresh_needs_a_rule_that_listens(pack: Any) -> None:
@@ -375,7 +372,7 @@ def test_the_node_makes_its_presets_and_custom_settings(pack: Any) -> None:
 
 def test_report_and_chart_show_partial_steps_as_such(wan: Any) -> None:
     from adacache.nodes import _pen
-    from adacache.nodes.chart import draw_chart
+    from adacache.nodes.picture import draw_chart
     from adacache.nodes.report import make_report
     from PIL import ImageColor
 
@@ -389,7 +386,7 @@ def test_report_and_chart_show_partial_steps_as_such(wan: Any) -> None:
     report, colored = shown()
     assert (report["computed_steps"], report["partial_steps"], report["skipped_steps"]) == (COMPUTED, 5, 0)
     keys = [entry["key"] for entry in report["explanation"]]
-    assert "partial" in keys and "each_partial" in keys
+    assert "refreshed" in keys and "each_partial" in keys
     assert "made partial steps of all 5 steps that would have been skipped" in report["summary"]
     assert "a partial one" in report["summary"]
     assert colored > 0.005

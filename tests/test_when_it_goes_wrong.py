@@ -1,6 +1,6 @@
-"""Interrupts, errors, values that are not finite, shapes that change: nothing is lost, and nothing is left behind.
+"""Interrupts, errors, values that are not finite, shapes that change: nothing is lost, nothing is left behind.
 
-On a tiny Wan in ComfyUI's own samplers, on both roads. Every case asserts the same things after it: no tensor of the run
+On a tiny Wan in ComfyUI's samplers, on both roads. Every case asserts the same things after it: no tensor of the run
 is alive (``Left.nothing_behind``), no ``forward`` is replaced, and the next run gives the bits of an undisturbed one.
 """
 

@@ -56,7 +56,7 @@ def test_whole_stack_residual_equals_per_block_residuals():
     sigmas = [1 - step / total for step in range(total + 1)]
     run = ResidualRun(
         lambda: CodebookRule(Codebook(((1e9, 3),), total), total),
-        Steps(tuple(sigmas), lambda sigma: sigma),
+        Steps(tuple(sigmas), lambda sigma: (1 - sigma, sigma)),
         RunStatistics({}, total),
     )
     latent = {"whole": torch.randn(2, 9, 4)}

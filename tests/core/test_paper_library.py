@@ -113,7 +113,7 @@ def test_one_residual_for_all_blocks_equals_one_per_block(name):
     layout = layout_of(model, LIBRARY)
     assert layout.family == name
     statistics = RunStatistics({}, STEPS)
-    steps = Steps(tuple(SIGMAS), lambda sigma: sigma)
+    steps = Steps(tuple(SIGMAS), lambda sigma: (1 - sigma, sigma))
     run = ResidualRun(lambda: CodebookRule(EVERY_THIRD, STEPS), steps, statistics)
     whole = by_block = uncached = noise(*shape)
     kept: dict[nn.Module, Tensor] = {}
@@ -137,7 +137,7 @@ def test_motion_is_measured_between_lattes_frames():
     model = weighted(latte())
     layout, shape = layout_of(model, LIBRARY), (1, 4, FRAMES, SIZE, SIZE)
     motion = MotionRegularization(start_percent=0, end_percent=1, scale=1, exponent=1, gradient_multiplier=0)
-    steps = Steps(tuple(SIGMAS), lambda sigma: sigma)
+    steps = Steps(tuple(SIGMAS), lambda sigma: (1 - sigma, sigma))
     rule = CodebookRule(EVERY_THIRD, STEPS, motion)
     run = ResidualRun(lambda: rule, steps, RunStatistics({}, STEPS))
     seen: dict[str, Tensor] = {}

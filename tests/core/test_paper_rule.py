@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from adacache_core import plan
 from adacache_core.paper.codebook import Codebook, codebook_for
 from adacache_core.paper.measure import MotionRegularization
 from adacache_core.paper.rule import SKIPPED, CodebookRule, PlanRule
@@ -73,5 +72,3 @@ def test_a_plan_is_followed_whatever_is_observed():
     assert drive(rule, 5, 0.0) == drive(rule, 5, 9.0) == [0, 2, 4]
     assert [rule.reason(step) for step in range(5)] == ["first", "skipped", "plan", "skipped", "last"]
     assert rule.observe(0, None) is None
-    times = [1 - step / 12 for step in range(12)]
-    assert len(drive(PlanRule(plan(times, 6)), 12)) == 6

@@ -30,7 +30,7 @@ COMPUTED = [0, 1, 5, 9, 10, 11]
 
 
 def new_run(**arguments) -> ResidualRun:
-    steps = Steps(tuple(SIGMAS), lambda sigma: sigma)
+    steps = Steps(tuple(SIGMAS), lambda sigma: (1 - sigma, sigma))
     return ResidualRun(lambda: CodebookRule(EVERY_FOURTH, STEPS), steps, RunStatistics({}, STEPS), **arguments)
 
 
@@ -309,7 +309,7 @@ def test_several_streams_and_other_forms_are_kept_and_replayed_each_in_its_own()
 def test_motion_is_measured_on_the_videos_tokens():
     """Two frames of one token, 7 and 21 of residual, behind a token of text: (21 - 7) / (21 + 7)."""
     motion = MotionRegularization(start_percent=0, end_percent=1, scale=1, exponent=1, gradient_multiplier=0)
-    steps = Steps(tuple(SIGMAS), lambda sigma: sigma)
+    steps = Steps(tuple(SIGMAS), lambda sigma: (1 - sigma, sigma))
     layout = Layout("last", "x", LAYOUT.blocks, LAYOUT.streams, patch=(1, 1, 1), video_last=True)
     hidden = torch.tensor([100.0, 1, 3]).view(1, 3, 1)
     model = DoublingModel()

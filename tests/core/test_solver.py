@@ -52,11 +52,17 @@ def test_the_error_of_a_forecast_of_a_parabola_has_the_shape_that_is_said():
 
 
 @pytest.mark.parametrize(
-    ("weights", "shapes", "own", "factor"),
-    [([0.2, 0.1], [0.25, 0.5], 0.1, 1.0), ([1.0], [1.0], 0.1, 4.0), ([-1.0], [1.0], 0.1, -4.0), ([1.0], [1.0], 0, 0)],
+    ("errors", "own", "factor"),
+    [
+        ([0.3, 0.2], [0.2, 0.1], 2.0),  # leaves (0.3 - 0.4)^2, less than 0.3^2 + 0.2^2
+        ([1.0, 1.0], [0.1, 0.1], 4.0),  # clamped
+        ([-1.0, -1.0], [0.1, 0.1], -4.0),
+        ([0.1, -0.2], [1.0, 0.1], 0.0),  # -2 would leave 2.1 at the next call, where there is 0.1
+        ([1.0, 1.0], [1.0, 0.0], 0.0),
+    ],
 )
-def test_the_correction_by_hand(weights, shapes, own, factor):
-    assert correction(weights, shapes, own) == pytest.approx(factor)
+def test_the_correction_by_hand(errors, own, factor):
+    assert correction(errors, own) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("sampler", [euler, heun])
@@ -127,7 +133,12 @@ def test_what_is_known_of_a_condition_decides_for_it_alone():
     steps = run.finish().steps
     assert [call for slot, call in computed if slot == "old"] == [0, 1, 2, 5, 8, 11, 14, 17, 20]
     assert [call for slot, call in computed if slot == "new"][:3] == [9, 10, 11]
-    assert (steps[9].kind, steps[9].reason, steps[9].calls, steps[9].computed_calls) == ("computed", "new condition", 2, 1)
+    assert (steps[9].kind, steps[9].reason, steps[9].calls, steps[9].computed_calls) == (
+        "computed",
+        "new condition",
+        2,
+        1,
+    )
     assert (steps[12].kind, steps[12].reason) == ("skipped", "skipped")
     assert statistics.conditions == 2
 

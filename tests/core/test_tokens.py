@@ -275,7 +275,7 @@ SIGMAS = [1 - step / 10 for step in range(11)]
 
 
 def token_run(refresh: TokenRefresh, **choices) -> ResidualRun:
-    steps = Steps(tuple(SIGMAS), lambda sigma: sigma)
+    steps = Steps(tuple(SIGMAS), lambda sigma: (1 - sigma, sigma))
     rule = Codebook(((1e9, 2),))
     partial_steps = TokenSteps(refresh, **choices)
     return ResidualRun(lambda: CodebookRule(rule, 10), steps, RunStatistics({}, 10), partial_steps)

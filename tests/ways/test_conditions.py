@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_wan import bind, bind_every_step, close, latents, noise, only_run, planned, sample, text, with_hooks
+from tiny_wan import bind, bind_every_step, close, noise, only_run, planned, sample, text, with_hooks
+
 from ways import trained as demo
-from ways.trained import CFG, STEPS, calls_of, compare, decibels, empty, prompt
+from ways.trained import STEPS, calls_of, compare, decibels, empty, prompt
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
 OTHER = {"color": "blue", "shape": "square"}
@@ -103,6 +104,7 @@ def for_a_while(model):
 def by_default(model):
     """What no other condition covers."""
     from comfy_extras.nodes_hooks import ConditioningSetDefaultAndCombine
+
     from nodes import ConditioningSetArea
 
     [region] = ConditioningSetArea().append(prompt(**OTHER), 48, 96, 48, 0, 1.0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
-from tiny_wan import bind, bind_every_step, decisions, only_run, planned, sample, sigmas
+from tiny_wan import bind_every_step, planned, sample
+
 from ways import trained as demo
 from ways.others import OTHERS, load
-from ways.trained import STEPS, calls_of, compare, decibels
+from ways.trained import compare
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
 # Least signal-to-error in dB of "balanced" at 12 steps; random weights, so that only its order of magnitude says much.
@@ -84,49 +85,3 @@ class TestParameterisations:
         [model] = ModelSamplingSD3().patch(trained, shift)
         compared = compare(model, demo.sampling(cfg=1.0))
         assert compared.decibels > 0
-
-    @pytest.mark.parametrize("sampler", ["euler", pytest.param("dpmpp_2m", marks=pytest.mark.long)])
-    def test_variance_exploding_weights_skip_as_well_as_flow_weights(self, trained, sampler):
-        """The same weights presented as x / (1 - t), sigma = t / (1 - t): the same video, and as close to it."""
-        times = sigmas(trained, STEPS).clamp(max=0.998)
-        flow = compare(trained, demo.custom(demo.cfg_guider, sampler, lambda model: times))
-        exploding = trained.clone()
-        exploding.add_object_patch("model_sampling", variance_exploding())
-        other = compare(exploding, demo.custom(demo.cfg_guider, sampler, lambda model: times / (1 - times)))
-        assert decisions(other.run) == decisions(flow.run)
-        if sampler == "euler":  # a step of Euler goes to the same place in both
-            assert decibels(other.reference, flow.reference) > 40
-        assert other.decibels > flow.decibels - 1.5
-
-
-def variance_exploding():
-    """Flow weights for a state that is the video with ``sigma`` times noise on it."""
-    from comfy.model_sampling import ModelSamplingDiscreteFlow
-
-    class VarianceExploding(ModelSamplingDiscreteFlow):
-        def time(self, sigma):
-            return sigma / (1 + sigma)
-
-        def calculate_input(self, sigma, noise):
-            return noise / self.wide(1 + sigma, noise)
-
-        def calculate_denoised(self, sigma, model_output, model_input):
-            return (model_input - model_output * self.wide(sigma, model_output)) / self.wide(1 + sigma, model_output)
-
-        def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
-            return latent_image + self.wide(sigma, noise) * noise
-
-        def inverse_noise_scaling(self, sigma, latent):
-            return latent
-
-        def timestep(self, sigma):
-            return self.time(sigma) * self.multiplier
-
-        @property
-        def sigma_max(self):
-            return torch.tensor(1e4)
-
-        def wide(self, sigma, like):
-            return sigma.reshape(-1, *(1,) * (like.ndim - 1))
-
-    return VarianceExploding()

@@ -6,7 +6,8 @@ import pytest
 import tiny_models
 import torch
 from tiny_wan import bind, bind_every_step, close, decisions, latents, lora, only_run, planned, sample
-from ways.trained import calls_of, compare
+
+from ways.trained import compare
 
 STEPS = 10
 pytestmark = pytest.mark.usefixtures("without_gradients")

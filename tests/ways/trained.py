@@ -32,7 +32,7 @@ def prompt(**scene: str) -> list[list[Any]]:
     """The embedding of a scene, as the demo's node gives it; shared, so that no graph may write into it."""
     from scene_embedding import embed_scene
 
-    usual = {"motion": "fast", "camera": "pan", "background": "textured", "objects": "2", "color": "red"}
+    usual = {"motion": "slow", "camera": "static", "background": "plain", "objects": "1", "color": "red"}
     return [[embed_scene({**usual, "shape": "circle", **scene}), {}]]
 
 
