@@ -1,11 +1,11 @@
 """AdaCache's algorithm in pure torch, without ComfyUI.
 
-Skipping with a forecast is a multistep solver on the steps that compute. Read it in this order: ``steps`` (noise levels and
-their time), ``plan`` (step-size control: which calls compute), ``forecast`` (predictor and corrector), ``response`` (what
-the sampler makes of a prediction), ``planned`` (one run).
+Skipping with a forecast is a multistep solver on the steps that compute. Read it in this order: ``steps`` (noise levels
+and their time), ``plan`` (step-size control: which calls compute), ``forecast`` (predictor and corrector), ``response``
+(what the sampler makes of a prediction), ``planned`` (one run).
 
-AdaCache and MoReg as published are in ``paper/``, token refresh (ToCa) in ``tokens/``, how to reach a model's blocks for
-both in ``inside/``, and a bounded key/value cache for causal video (Ca2-VDM) in ``window``.
+AdaCache and MoReg as published are in ``paper/``, token refresh (ToCa) in ``tokens/``, how to reach a model's blocks
+for both in ``inside/``, and a bounded key/value cache for causal video (Ca2-VDM) in ``window``.
 """
 
 from .errors import AdaCacheError, ConfigurationError, ShapeMismatchError, UnsupportedModelError

@@ -59,7 +59,7 @@ def precise(x: Tensor) -> Tensor:
 
 
 def remember(history: Sequence[Computed], computed: Computed) -> tuple[Computed, ...]:
-    """The history with one more compute; one at the same flow time takes the other's place: no line goes through two."""
+    """The history with one more compute. It takes the place of one at the same flow time: no line goes through two."""
     older = [known for known in history if abs(known.time - computed.time) > 1e-5]
     return (computed, *older)[:ORDER]
 
@@ -81,10 +81,10 @@ def error_shape(times: Sequence[float], time: float, at: float) -> float:
 def correction(errors: Sequence[float], own: Sequence[float]) -> float:
     """How many surprises to add to a computed prediction, so that the sampler's state loses the error of the skips.
 
-    The surprise is ``computed - predicted`` at the compute. A skipped call's error is its ``error_shape`` fold of it, and
-    what the sampler makes of that is known (``response.py``). A multistep sampler uses a prediction at two calls, so the
-    state is put right at the call after the next; not at all where that would leave the states on the way further off than
-    they are, as with a sampler that has a corrector of its own.
+    The surprise is ``computed - predicted`` at the compute. A skipped call's error is its ``error_shape`` fold of it,
+    and what the sampler makes of that is known (``response.py``). A multistep sampler uses a prediction at two calls,
+    so the state is put right at the call after the next; not at all where that would leave the states on the way
+    further off than they are, as with a sampler that has a corrector of its own.
 
     Args:
         errors: what the skips have made of the state at the next calls, in surprises; two or more.

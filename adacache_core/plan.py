@@ -47,15 +47,15 @@ def plan(
 
         (A(t_c) sum_j influence_j K(t_j) |u_j - u_b| |u_j - u_a|)^2
 
-    where j are the skipped calls between computes b and c, a is the compute before b, u the forecast's ``variable``, K its
-    ``curvature`` and A the ``amplification``: what the skips have made of the state when c is computed in it.
+    where j are the skipped calls between computes b and c, a is the compute before b, u the forecast's ``variable``, K
+    its ``curvature`` and A the ``amplification``: what the skips have made of the state when c is computed in it.
 
     Args:
-        times: flow times of the sampler's calls in their order. Where they turn back (restarts) nothing known is of use any
-            more, and each part is planned as a run of its own.
+        times: flow times of the sampler's calls in their order. Where they turn back (restarts) nothing known is of use
+            any more, and each part is planned as a run of its own.
         influences: what an error of each call's prediction makes of the state.
         computes: how many calls compute in all; at least ``LEAST`` of each part do.
-        begun: calls that have computed already, where a plan is changed in the middle: all up to the last of them stays.
+        begun: calls that have computed, where a plan is changed in the middle: all up to the last of them stays.
     """
     total = len(times)
     if total < FEWEST_CALLS:

@@ -44,7 +44,7 @@ class PlannedRun:
         response: what the sampler said of itself; None plans on the schedule's steps.
         corrects: whether computes make good for the error of the skips before them; needs a response.
         on_step: called after every finished step, e.g. to show progress.
-        planner: places the computes, see ``plan``.
+        planner: places the computes; None is ``plan``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PlannedRun:
         response: Response | None = None,
         corrects: bool = True,
         on_step: Callable[[RunStatistics], None] | None = None,
-        planner: Planner = plan,
+        planner: Planner | None = None,
     ) -> None:
         self.statistics = statistics
         self._steps = steps
@@ -63,7 +63,7 @@ class PlannedRun:
         self._response = response
         self._corrects = corrects
         self._on_step = on_step
-        self._planner = planner
+        self._planner = planner or plan
         self._known: dict[Hashable, tuple[Computed, ...]] = {}
         self._asked: dict[Hashable, int] = {}  # slot: number of the last planned compute before it was asked for
         self._epoch = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 # Two sigmas closer than this (relative) are one: samplers recompute them with float32 rounding.
@@ -50,15 +50,15 @@ class Steps:
 
     @property
     def falls(self) -> list[float]:
-        """How much of the noise each step takes, 0 to 1: what an error of its prediction makes of an Euler step's state."""
+        """Share of its noise that each step takes, which is what an error of its prediction makes of Euler's state."""
         ends = [*self.times[1:], self.time(self.sigmas[-1])]
         return [abs(1 - after / time) for time, after in zip(self.times, ends, strict=True)]
 
     def of(self, sigma: float) -> int:
         """Zero-based step that a model call at this noise level belongs to: the last one that is not below it.
 
-        Midpoints of samplers with several calls belong to the step they start from. Steps count from the noisiest on, in
-        whatever order they are sampled.
+        Midpoints of samplers with several calls belong to the step they start from. Steps count from the noisiest on,
+        in whatever order they are sampled.
         """
         tolerated = -sigma + abs(sigma) * SAME_SIGMA
         return max(bisect.bisect_right(self._ascending, tolerated) - 1, 0)

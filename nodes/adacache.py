@@ -35,10 +35,10 @@ class AdaCache(io.ComfyNode):
                     options=list(PRESETS),
                     default="balanced",
                     tooltip=(
-                        "How much to skip. balanced computes 1 step in 2, quality 5 in 8, fast 1 in 3, placed where they "
-                        "matter most; target computes as many as target_speedup asks for. paper-fast and paper-slow are "
-                        "the published AdaCache settings, which decide from the video and need a known video model; "
-                        "custom is the same with the codebook below."
+                        "How much to skip. balanced computes 1 step in 2, quality 2 in 3, fast 1 in 3, placed where "
+                        "they matter most; target computes as many as target_speedup asks for. paper-fast and "
+                        "paper-slow are the published AdaCache settings, which decide from the video and need a known "
+                        "video model; custom is the same with the codebook below."
                     ),
                 ),
                 io.String.Input(

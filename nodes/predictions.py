@@ -84,6 +84,7 @@ class _Binding:
     def _start(
         self, sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
     ) -> PlannedRun:
+        suspects = other_caches(guider.model_patcher, extra_args["model_options"])
         scales = _scales(guider.inner_model.model_sampling)
         steps = Steps(tuple(sigmas.tolist()), scales)
         response, because = None, None
@@ -97,7 +98,8 @@ class _Binding:
         evaluations = len(steps) if response is None else len(response.sigmas)
         computes = round(evaluations / self.settings.speedup)
         statistics = RunStatistics(self._in_force(steps, response, because), total_steps=evaluations)
-        statistics.settings["other_caches"] = other_caches(guider.model_patcher, extra_args["model_options"])
+        statistics.settings["other_caches"] = suspects
+        statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)
         self.log.start(statistics)
         run = PlannedRun(steps, computes, statistics, response, because is None, reporter(self.node_id))
         statistics.settings["computes"] = sum(reason is not None for reason in statistics.plan or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,14 +16,14 @@ Model = Callable[[Tensor, float], Tensor]
 
 def euler(model: Model, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """x' = x + (x - D) / sigma * (sigma' - sigma)."""
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in itertools.pairwise(sigmas):
         x = x + (x - model(x, sigma)) / sigma * (after - sigma)
     return x
 
 
 def heun(model: Model, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Euler's step, and a second one from the mean of both slopes; no second one to noise level 0."""
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in itertools.pairwise(sigmas):
         slope = (x - model(x, sigma)) / sigma
         guess = x + slope * (after - sigma)
         if after > 0:
@@ -33,14 +34,14 @@ def heun(model: Model, x: Tensor, sigmas: Sequence[float]) -> Tensor:
 
 def ancestral(model: Model, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Every step ends at no noise and gets new noise."""
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in itertools.pairwise(sigmas):
         x = model(x, sigma) + after * torch.randn_like(x)
     return x
 
 
 def adaptive(model: Model, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Makes a step more where a prediction is large."""
-    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, after in itertools.pairwise(sigmas):
         slope = (x - model(x, sigma)) / sigma
         if float(slope.abs().max()) > 1.5:
             middle = (sigma + after) / 2

@@ -16,7 +16,7 @@ STEPS = flow_steps(8)
 
 @pytest.mark.parametrize("follow", [0.0, 1.0])
 def test_euler(follow):
-    """An error of a prediction comes in with 1 - s'/s; then it decays by s'/s a step, or stays where a prediction follows."""
+    """An error of a prediction comes in with 1 - s'/s; then it decays by s'/s a step, or stays where one follows."""
     response = asked(euler, STEPS, follow)
     sigmas = STEPS.sigmas
     assert response.sigmas == sigmas[:-1] and not response.adds_noise
@@ -102,3 +102,21 @@ def test_influences_are_those_on_a_flow_models_latent_whatever_the_parameterisat
 
 def test_how_a_prediction_follows_is_the_same_in_every_parameterisation():
     assert following(0.3, 0.7) == 0.5 and following(1.0, 0.7 / 0.3) == pytest.approx(0.5 * 0.3)
+
+
+def test_a_sampler_that_keeps_nothing_of_its_state_is_known():
+    """LCM's x' = signal' D + noise' n; Euler ancestral at full strength on one noise level less keeps some."""
+
+    def lcm(model, x, sigmas):
+        for sigma, after in itertools.pairwise(sigmas):
+            x = (1 - after) * model(x, sigma) + after * torch.randn_like(x)
+        return x
+
+    def half(model, x, sigmas):
+        for sigma, after in itertools.pairwise(sigmas):
+            x = x + (x - model(x, sigma)) / sigma * (after / 2 - sigma) + after / 2 * torch.randn_like(x)
+        return x
+
+    assert asked(lcm, STEPS).renews(STEPS.scales)
+    assert not asked(half, STEPS).renews(STEPS.scales) and asked(half, STEPS).adds_noise
+    assert not asked(euler, STEPS).renews(STEPS.scales)

@@ -1,0 +1,117 @@
+"""Where computes are placed, against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from adacache_core import SPEEDUPS, plan
+from adacache_core.forecast import variable
+from adacache_core.plan import LAST, amplification, curvature, parts
+
+from .solvers import flow_steps
+
+
+def flow(count, shift):
+    levels = [shift * (1 - i / count) / (1 + (shift - 1) * (1 - i / count)) for i in range(count)]
+    return levels, [1 - after / before for before, after in zip(levels, [*levels[1:], 0.0], strict=True)]
+
+
+def computed(reasons):
+    return tuple(call for call, reason in enumerate(reasons) if reason is not None)
+
+
+def error(times, influences, chosen):
+    """The sum that a plan minimises, written down once more."""
+    total = 0.0
+    for before, last, after in zip(chosen, chosen[1:], chosen[2:], strict=False):
+        u = [variable(times[call]) for call in (before, last)]
+        owed = sum(
+            influences[j] * curvature(times[j]) * abs(variable(times[j]) - u[0]) * abs(variable(times[j]) - u[1])
+            for j in range(last + 1, after)
+        )
+        total += (amplification(times[after]) * (LAST if after == len(times) - 1 else 1) * owed) ** 2
+    return total
+
+
+@pytest.mark.parametrize("shift", [1, 3, 8])
+@pytest.mark.parametrize("computes", [3, 4, 5, 7])
+def test_no_other_choice_has_a_smaller_error(shift, computes):
+    times, influences = flow(12, shift)
+    choices = [(0, 1, *inner, 11) for inner in itertools.combinations(range(2, 11), computes - 3)]
+    best = min(error(times, influences, choice) for choice in choices)
+    chosen = computed(plan(times, influences, computes))
+    assert len(chosen) == computes and chosen[:2] == (0, 1) and chosen[-1] == 11
+    assert error(times, influences, chosen) == pytest.approx(best, rel=1e-9)
+
+
+def test_a_plan_that_is_changed_in_the_middle_keeps_what_is_done():
+    times, influences = flow(12, 3)
+    begun = (0, 1, 4)
+    chosen = computed(plan(times, influences, 6, begun))
+    assert chosen[:3] == begun and len(chosen) == 6
+    choices = [(*begun, *inner, 11) for inner in itertools.combinations(range(5, 11), 2)]
+    best = min(error(times, influences, choice) for choice in choices)
+    assert error(times, influences, chosen) == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [8, 9, 10, 12, 20, 30, 50, 100])
+def test_presets_differ_from_eight_steps_on(steps):
+    times, influences = flow(steps, 5)
+    counts = [len(computed(plan(times, influences, round(steps / SPEEDUPS[name])))) for name in ("fast", "balanced")]
+    assert 3 <= counts[0] < counts[1] < steps
+
+
+def test_with_fewer_than_eight_calls_all_compute():
+    times, influences = flow(7, 5)
+    assert plan(times, influences, 3) == ("too few steps",) * 7
+
+
+def test_reasons():
+    times, influences = flow(10, 3)
+    reasons = plan(times, influences, 5)
+    assert reasons[:2] == ("first", "first") and reasons[-1] == "last" and reasons.count("plan") == 2
+
+
+def test_no_gap_is_longer_than_a_forecast_is_trusted():
+    times, influences = flow(100, 3)
+    chosen = computed(plan(times, influences, 3))
+    assert max(b - a for a, b in itertools.pairwise(chosen)) <= 16
+
+
+def test_all_computes_asked_for_are_all_calls():
+    times, influences = flow(10, 3)
+    assert None not in plan(times, influences, 10)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([0.9, 0.7, 0.5, 0.3], [range(4)]),
+        ([0.9, 0.7, 0.7, 0.5, 0.5, 0.3], [range(6)]),  # Heun
+        ([0.9, 0.7, 0.5, 0.7, 0.5, 0.3], [range(6)]),  # a look ahead
+        ([0.9, 0.7, 0.5, 0.3, 0.8, 0.6, 0.4], [range(4), range(4, 7)]),  # a restart
+        ([0.1, 0.3, 0.5, 0.7], [range(4)]),  # upwards
+    ],
+)
+def test_parts_are_stretches_that_go_one_way(times, expected):
+    assert parts(times) == expected
+
+
+def test_a_restart_is_planned_apart():
+    times, influences = flow(10, 3)
+    reasons = plan(times * 2, influences * 2, 10)
+    assert reasons[:10] == reasons[10:] == plan(times, influences, 5)
+
+
+def test_falls_are_what_an_euler_step_makes_of_an_error():
+    steps = flow_steps(5)
+    assert steps.falls == pytest.approx([1 - after / time for time, after in itertools.pairwise(steps.sigmas)])
+
+
+def test_the_step_of_a_noise_level():
+    steps = flow_steps(5)
+    assert [steps.of(sigma) for sigma in steps.sigmas[:-1]] == [0, 1, 2, 3, 4]
+    assert steps.of((steps.sigmas[1] + steps.sigmas[2]) / 2) == 1  # a midpoint belongs to the step it starts from
+    assert steps.of(steps.sigmas[3] * (1 - 1e-6)) == 3 and steps.of(0.999) == 0 and steps.of(1e-6) == 4
