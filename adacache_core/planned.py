@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .forecast import ORDER, Computed, correction, error_shape, precise, predict, remember
+from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
 from .response import Response
 from .statistics import RunStatistics, StepRecord
@@ -21,7 +22,7 @@ from .steps import SAME_SIGMA, Steps
 # On how many calls after a compute a correction is judged.
 REACH = 4
 
-Planner = Callable[[Sequence[float], Sequence[float], int], tuple[str | None, ...]]
+Planner = Callable[[Sequence[float], Sequence[float], int, Sequence[int]], tuple[str | None, ...]]
 
 
 class PlannedRun:
@@ -43,6 +44,7 @@ class PlannedRun:
         statistics: filled in as the run goes; ``settings`` are read, ``total_steps`` and ``plan`` are set.
         response: what the sampler said of itself; None plans on the schedule's steps.
         corrects: whether computes make good for the error of the skips before them; needs a response.
+        regulates: whether the number of computes follows what moves, see ``motion.py``.
         on_step: called after every finished step, e.g. to show progress.
         planner: places the computes; None is ``plan``.
     """
@@ -54,6 +56,7 @@ class PlannedRun:
         statistics: RunStatistics,
         response: Response | None = None,
         corrects: bool = True,
+        regulates: bool = False,
         on_step: Callable[[RunStatistics], None] | None = None,
         planner: Planner | None = None,
     ) -> None:
@@ -62,6 +65,7 @@ class PlannedRun:
         self._computes = computes
         self._response = response
         self._corrects = corrects
+        self._regulates = regulates
         self._on_step = on_step
         self._planner = planner or plan
         self._known: dict[Hashable, tuple[Computed, ...]] = {}
@@ -78,6 +82,8 @@ class PlannedRun:
 
     def begin(self, sigma: float) -> bool:
         """Open the next evaluation of the model; tells whether the plan skips it."""
+        if self._response is not None and self._calls == len(self._plan):
+            self._repeat()
         if self._response is not None and not self._as_asked(sigma):
             self._response, self._corrects = None, False
             self.statistics.settings |= {
@@ -110,6 +116,10 @@ class PlannedRun:
         record.computed_calls += 1
         if record.kind != "computed":
             record.kind, record.reason = "computed", "new condition"
+        if not _is_finite(denoised):
+            record.reason = "not finite"  # also where a node behind guidance hides it
+            self._known.pop(slot, None)
+            return denoised
         computed = Computed(self._time, denoised.clone())  # guidance may change it in place
         self._known[slot] = remember(self._known.get(slot, ()), computed)
         return denoised
@@ -120,14 +130,15 @@ class PlannedRun:
         self.statistics.conditions = max(self.statistics.conditions, record.calls)
         if record.calls == 0:
             record.kind, record.reason = "computed", "out of reach"  # guidance that calls the model on its own way
-        if self._plan[record.step] is None:
-            if record.step not in self._skipped:
-                self._skipped.append(record.step)
-            return guided
-        answer = self._corrected(record, guided)
-        self._remember_guided(guided)
-        self._skipped.clear()
-        self._drop_unasked()
+        answer = guided
+        if self._plan[record.step] is not None:
+            answer = self._corrected(record, guided)
+            self._remember_guided(guided)
+            self._skipped.clear()
+            self._regulate(record)
+            self._drop_unasked()
+        elif record.step not in self._skipped:
+            self._skipped.append(record.step)
         held = sum(computed.denoised.nbytes for computed in self._held())
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
         return answer
@@ -143,16 +154,23 @@ class PlannedRun:
         self._forget()
         self.corrected = None
 
-    def _make_plan(self) -> None:
+    def _make_plan(self, begun: Sequence[int] = ()) -> None:
         if self._response is not None:
             times = tuple(self._steps.time(sigma) for sigma in self._response.sigmas)
             influences = self._response.influences(self._steps.scales)
         else:
             times, influences = self._steps.times, self._steps.falls
-        self._plan = self._planner(times, influences, self._computes)
+        self._plan = self._planner(times, influences, self._computes, begun)
         self._turns = {part.start for part in parts(times)} - {0}
         self.statistics.plan = self._plan
         self.statistics.total_steps = len(times)
+
+    def _repeat(self) -> None:
+        """A sampler that makes a video block by block goes through its calls again for each."""
+        self._close()
+        self._forget()
+        self._calls = 0
+        self.statistics.total_steps += len(self._plan)
 
     def _as_asked(self, sigma: float) -> bool:
         assert self._response is not None
@@ -161,7 +179,7 @@ class PlannedRun:
 
     def _open(self, call: int, sigma: float) -> None:
         if call in self._turns or (self._record is not None and call < self._record.step):
-            self._forget()  # a restart: what is known of lower noise tells nothing about higher
+            self._forget()  # back at high noise: what is known of lower noise tells nothing about it
         self._close()
         reason = self._plan[call]
         self._epoch += reason is not None
@@ -183,13 +201,14 @@ class PlannedRun:
 
     def _corrected(self, record: StepRecord, guided: Tensor) -> Tensor:
         """Measure the surprise of a compute, and give back what the skips before it owe."""
-        size = float(torch.linalg.vector_norm(precise(guided)))
-        if not math.isfinite(size):
+        if not _is_finite(guided):
             record.reason = "not finite"
             return guided
-        if not self._guided:
+        if not self._guided or self._guided[0].denoised.shape != guided.shape:
+            self._guided = ()  # a sampler that goes on at another size
             return guided
         surprise = precise(guided) - precise(predict(self._guided, self._time))
+        size = float(torch.linalg.vector_norm(precise(guided)))
         record.miss = float(torch.linalg.vector_norm(surprise)) / size if size else 0.0
         factor = self._owed(record.step)
         if factor == 0:
@@ -217,6 +236,17 @@ class PlannedRun:
         shared = len(alone) == 1 and alone[0].shape == guided.shape and torch.equal(alone[0], guided)
         self._guided = remember(self._guided, Computed(self._time, alone[0] if shared else guided.clone()))
 
+    def _regulate(self, record: StepRecord) -> None:
+        """Once, at an early compute: what moves sets how many more there are to be."""
+        if not self._regulates or self._epoch != MEASURED_AT or self._turns:
+            return
+        asked = [history[0].denoised for slot, history in self._known.items() if self._asked[slot] == self._epoch]
+        self.statistics.motion_share = share = motion_share(asked)
+        if share is not None:
+            begun = [call for call in range(record.step + 1) if self._plan[call] is not None]
+            self._computes = round(self._computes * share)
+            self._make_plan(begun)
+
     def _drop_unasked(self) -> None:
         """Context windows that move leave predictions behind that nobody asks for again."""
         old = [slot for slot, epoch in self._asked.items() if epoch < self._epoch - 1]
@@ -231,3 +261,7 @@ class PlannedRun:
     def _forget(self) -> None:
         self._known, self._asked, self._guided = {}, {}, ()
         self._skipped.clear()
+
+
+def _is_finite(x: Tensor) -> bool:
+    return math.isfinite(float(torch.linalg.vector_norm(precise(x))))

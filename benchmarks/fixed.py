@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def evenly(times: Sequence[float], influences: Sequence[float], computes: int) -> tuple[str | None, ...]:
+def evenly(
+    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int] = ()
+) -> tuple[str | None, ...]:
     """Stands in for ``plan``: the first three calls, the last one, and as many others, evenly spread, as make
     ``computes`` in all (4 or more).
     """

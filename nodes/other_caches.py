@@ -24,7 +24,7 @@ _CERTAIN = {
 # How those who reuse or forecast what a step computed call it; what else around a model is called a cache, is not it.
 _OTHERS = "kv|attn|attention|hook|lora|weight|text|prompt|rope|empty|lru"
 _CACHE = re.compile(rf"(?!.*({_OTHERS})s?[_-]?cach).*(cach[ei]|forecast|spectrum|taylorseer)", re.IGNORECASE)
-_OURS = re.split(r"[\\/]", __name__)[-1].removesuffix("other_caches")
+_OURS = re.split(r"[\\/]", __name__)[-1].removesuffix("nodes.other_caches")
 
 
 def refuse_second_cache(model: ModelPatcher, model_options: dict[str, Any]) -> None:

@@ -101,7 +101,8 @@ class _Binding:
         statistics.settings["other_caches"] = suspects
         statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)
         self.log.start(statistics)
-        run = PlannedRun(steps, computes, statistics, response, because is None, reporter(self.node_id))
+        regulates = self.settings.moreg is not None
+        run = PlannedRun(steps, computes, statistics, response, because is None, regulates, reporter(self.node_id))
         statistics.settings["computes"] = sum(reason is not None for reason in statistics.plan or ())
         return run
 
@@ -123,11 +124,17 @@ class _Binding:
 
 
 class _Calls:
-    """The run as the wrappers below find it, and how manieth batch of conditions an evaluation asks for."""
+    """The run as the wrappers below find it.
+
+    Attributes:
+        number: how manieth batch of conditions the evaluation asks for.
+        advance: by how many tokens the last computed batch advanced an autoregressive model's key/value cache.
+    """
 
     def __init__(self, run: PlannedRun) -> None:
         self.run = run
         self.number = 0
+        self.advance = 0
 
 
 def predict_noise(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any) -> Tensor:
@@ -154,9 +161,14 @@ def calc_cond_batch(
     slots = [(call, place, *_asked_for(model, cond, x, timestep, model_options)) for place, cond in enumerate(conds)]
     recalled = [None if cond is None else run.recall(slot) for slot, cond in zip(slots, conds, strict=True)]
     missing = [cond if known is None else None for cond, known in zip(conds, recalled, strict=True)]
+    caches = model_options["transformer_options"].get("ar_state", {}).get("kv_caches", ())
     if all(cond is None for cond in missing):
+        for cache in caches:  # the sampler takes back what the model would have written
+            cache["end"] += calls.advance
         return [torch.zeros_like(x) if known is None else known for known in recalled]
+    ends = [cache["end"] for cache in caches]
     answers = executor(model, missing, x, timestep, model_options)
+    calls.advance = caches[0]["end"] - ends[0] if ends else 0
     return [
         answer if cond is None and known is None else run.keep(slot, answer) if known is None else known
         for slot, cond, known, answer in zip(slots, conds, recalled, answers, strict=True)

@@ -307,6 +307,35 @@ def test_with_adacache(causal, ar_first, given):
     assert 0 < (samples - alone).abs().max() < 3 * alone.std()
 
 
+@pytest.mark.parametrize("given", [0, 1])
+def test_with_a_planned_preset(causal, given, monkeypatch):
+    """A skipped call writes nothing into the key/value cache: its end is moved by what a computed one adds."""
+    from adacache.nodes.binding import bind
+    from adacache.nodes.settings import Settings
+
+    network, ends = type(causal.model.diffusion_model), []
+    original = network.forward_block
+
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        caches = kwargs["kv_caches"]
+        ends.append((kwargs["start_frame"], caches[0]["end"]))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(network, "forward_block", noting)
+    alone = make(bounded(causal, 4)[0], 9, given=given, steps=10)
+    uncached = sorted(set(ends))
+    every, _ = bind(bounded(causal, 4)[0], Settings("target", target_speedup=1.0))
+    assert torch.equal(make(every, 9, given=given, steps=10), alone)
+    ends.clear()
+    patched, steps = bind(bounded(causal, 4)[0], Settings("balanced"))
+    samples = make(patched, 9, given=given, steps=10)
+    run = last(steps)
+    # Every block's first call and the one that writes its frames compute; all see the cache as the uncached run has it.
+    assert sorted(set(ends)) == uncached
+    assert run.count("skipped") >= 4 * (run.total_steps // 11)
+    assert samples.isfinite().all() and not torch.equal(samples, alone)
+
+
 # --- Bad input -------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import pytest
 import tiny_models
 import torch
 from test_families import held
-from tiny_wan import BLOCKS, WIDTH, counting, noise, only_run, run_guider, runs, sample, shadows, text
+from tiny_wan import BLOCKS, WIDTH, counting, only_run, run_guider, runs, sample, shadows, text
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -205,9 +205,9 @@ def test_a_regional_prompt_has_a_residual_of_its_own_in_both_prompts(wan):
 def test_a_prompt_that_starts_midway_is_computed_where_it_is_new(wan):
     from nodes import ConditioningSetTimestepRange
 
-    middle = wan.get_model_object("model_sampling").percent_to_sigma(0.6)
-    [early] = ConditioningSetTimestepRange().set_range(text(7), 0.0, 0.6)
-    [late] = ConditioningSetTimestepRange().set_range(text(9), 0.6, 1.0)
+    middle = wan.get_model_object("model_sampling").percent_to_sigma(0.55)
+    [early] = ConditioningSetTimestepRange().set_range(text(7), 0.0, 0.55)
+    [late] = ConditioningSetTimestepRange().set_range(text(9), 0.55, 1.0)
     patched, log = bind(wan)
     with watching() as seen:
         sample(patched, positive=[*early, *late])
@@ -216,7 +216,7 @@ def test_a_prompt_that_starts_midway_is_computed_where_it_is_new(wan):
     change = next(record for record in run.steps if record.sigma <= middle)
     assert change.step not in COMPUTED, "this test needs a change where a skip is due"
     assert (change.kind, change.reason) == ("computed", "nothing cached for a condition")
-    assert (change.calls, change.computed_calls) == (2, 1) or change.computed_calls == change.calls
+    assert (change.calls, change.computed_calls) == (2, 2), "both prompts share a call"
 
 
 def test_skip_layer_guidance_has_a_residual_of_its_own(wan):
@@ -247,10 +247,10 @@ def hooked(prompt: list[Any], *keyframes: tuple[float, float]) -> list[Any]:
 
 def test_a_residual_never_crosses_a_keyframe(wan):
     """The LoRA goes from 1 to 0.2 midway: what was computed under the one is not replayed under the other."""
-    change = float(wan.get_model_object("model_sampling").percent_to_sigma(0.6))
+    change = float(wan.get_model_object("model_sampling").percent_to_sigma(0.55))
     patched, log = bind(wan)
     with counting() as ran, watching() as seen:
-        sample(patched, positive=hooked(text(7), (0.0, 1.0), (0.6, 0.2)))
+        sample(patched, positive=hooked(text(7), (0.0, 1.0), (0.55, 0.2)))
     run = only_run(log)
     first = next(record for record in run.steps if record.sigma <= change)
     assert first.step not in COMPUTED, "this test needs a keyframe where a skip is due"
@@ -410,7 +410,7 @@ def test_after_an_error_nothing_is_left_behind(wan, monkeypatch):
         sample(patched)
     monkeypatch.undo()
     caches = [thing for thing in gc.get_objects() if type(thing) is ResidualCache]
-    assert [held(cache) for cache in caches] == [0], "the traceback keeps the run alive, but no tensor"
+    assert {held(cache) for cache in caches} == {0}, "the traceback keeps the run alive, but no tensor"
     assert shadows(wan.model.diffusion_model) == []
     assert not only_run(log).finished
     assert torch.equal(sample(wan), expected)
@@ -434,11 +434,10 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if isinstance(output, Tensor) and not any(output is given for given in args):
-            given = [one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)]
-            place = output.untyped_storage().data_ptr()
-            if place not in given:
-                self.allocated[place] = self.paused > 0
+        given = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+        for made in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in given:
+                self.allocated[made.untyped_storage().data_ptr()] = self.paused > 0
         return output
 
 
@@ -509,12 +508,15 @@ def test_the_compiler_comes_back_after_an_error(wan, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_number_formats(pack, dtype):
-    model = tiny_models.load("WAN21_T2V", dtype=dtype)
+    from comfy_extras.nodes_model_advanced import ModelComputeDtype
+
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    [model] = ModelComputeDtype().patch(tiny_models.load("WAN21_T2V", dtype=dtype), names[dtype])
     plain = sample(model)
     every, _ = bind(model, 1)
     patched, log = bind(model)
     assert torch.equal(sample(every), plain)
-    made = sample(patched, noise=noise())
+    made = sample(patched)
     assert computed(only_run(log)) == COMPUTED
     assert only_run(log).cache_bytes == residual_bytes(2) * dtype.itemsize // 4
     assert 0 < (made - plain).abs().max() < plain.std()

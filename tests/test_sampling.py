@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from functools import partial
 
 import pytest
@@ -42,9 +41,11 @@ def test_same_seed_gives_the_same_bits_and_every_run_starts_afresh(wan, preset):
 
 
 def test_presets_compute_as_many_steps_as_they_say(wan):
-    for preset, computes in (("quality", round(STEPS / 1.6)), ("balanced", 15), ("fast", round(STEPS / 2.8))):
+    from adacache.adacache_core import SPEEDUPS
+
+    for preset, speedup in SPEEDUPS.items():
         run = compare(wan, sample, preset).run
-        assert run.count("computed") == run.settings["computes"] == computes
+        assert run.count("computed") == run.settings["computes"] == round(STEPS / speedup)
     for speedup, computes in ((1.5, 20), (3.0, 10), (1000.0, 3)):
         run = compare(wan, sample, "target", target_speedup=speedup).run
         assert run.count("computed") == computes, "two that a forecast needs, and the last one, are the least"
@@ -79,24 +80,21 @@ def test_the_report_says_what_was_measured_at_a_compute(wan):
 )
 def test_what_is_kept_is_what_the_report_says_to_the_byte(wan, cfg, kept):
     """Seen from outside: memory of tensors that is there between steps, and not between those of an uncached run."""
-    between = {}
 
-    def sampling(model, name):
-        held = between.setdefault(name, [])
-        sample(model, steps=12, cfg=cfg, sampler="euler_ancestral", callback=lambda *_: held.append(memory()))
+    def held(model):
+        between = []
 
-    sampling(wan, "uncached")
+        def look(step, *_):
+            if step >= 8:
+                between.append(memory(at_least=latents(1)))
+
+        sample(model, steps=12, cfg=cfg, sampler="euler_ancestral", callback=look)
+        return between
+
+    plain = held(wan)
     patched, log = bind(wan)
-    sampling(patched, "cached")
-    extra = [cached - plain for cached, plain in zip(between["cached"], between["uncached"], strict=True)]
+    extra = [cached - uncached for cached, uncached in zip(held(patched), plain, strict=True)]
     assert only_run(log).cache_bytes == max(extra) == latents(kept)
-
-
-def memory():
-    """Bytes of all memory that tensors keep, a view's whole memory included."""
-    gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def test_few_steps_say_why_nothing_is_skipped(wan):

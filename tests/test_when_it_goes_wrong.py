@@ -23,6 +23,8 @@ from tiny_wan import (
     cfg_guider,
     counting,
     decisions,
+    latents,
+    memory,
     only_run,
     planned,
     run_guider,
@@ -63,7 +65,7 @@ class Left:
         class Noting(TorchFunctionMode):
             def __torch_function__(self, function, types, args=(), kwargs=None):
                 result = function(*args, **(kwargs or {}))
-                if type(result) is torch.Tensor:
+                if type(result) is torch.Tensor and not any(result is given for given in args):
                     left.made.append(weakref.ref(result))
                 return result
 
@@ -185,12 +187,10 @@ class TestErrors:
         """As the uncached run: to the byte what the frames of the step that failed hold."""
         held = {}
         for name, model in (("uncached", wan), ("cached", bind_every_step(wan)[0])):
-            gc.collect()
-            before = memory()
+            before = memory(at_least=latents(1))
             with failing(BLOCK, RuntimeError, 7 * BLOCKS), pytest.raises(RuntimeError, match="simulated") as caught:
                 sample(model)
-            gc.collect()
-            held[name] = memory() - before
+            held[name] = memory(at_least=latents(1)) - before
             del caught
         assert held["cached"] == held["uncached"]
 
@@ -209,12 +209,6 @@ class TestErrors:
         left.nothing_behind(wan)
         assert torch.equal(sample(patched), expected)
         assert [run.finished for run in runs(log)] == [True, False, True]
-
-
-def memory():
-    """Bytes of all memory that tensors keep, a view's whole memory included."""
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def mended(model):
@@ -258,9 +252,10 @@ class TestNotFinite:
         computes = [step for step, reason in enumerate(plan) if reason is not None]
         number, bad = next((n, step) for n, step in enumerate(computes) if step and step + 1 not in computes)
         with broken(value, number, rows), counting() as ran, left.noting():
-            samples = sample(patched)
+            samples = sample(patched).numpy()
         run = runs(log)[-1]
         left.nothing_behind(wan)
+        samples = torch.from_numpy(samples.copy())
         if not mends:
             assert not samples.isfinite().all(), "an uncached run shows it, and so does this one"
             return
@@ -278,7 +273,7 @@ class TestNotFinite:
         with broken(float("nan"), 1, slice(None)):
             sample(patched)
         report = make_report([only_run(log)])
-        assert "not finite" in report["summary"] or "NaN" in report["summary"]
+        assert "not finite (NaN)" in report["summary"]
         json.dumps(report, allow_nan=False)
 
     @ROADS
@@ -301,8 +296,9 @@ class TestShapes:
         for change in changes:
             with left.noting():
                 made = sample(patched, **change)
-            assert torch.equal(made, sample(bind_one(wan, preset)[0], **change))
-            del made
+                same = torch.equal(made, sample(bind_one(wan, preset)[0], **change))
+                del made
+            assert same
             left.nothing_behind(wan)
 
     @ROADS
@@ -355,7 +351,7 @@ class TestShapes:
         patched, _ = bind_one(lengthened, "paper-fast")
         with (
             left.noting(),
-            pytest.raises(ShapeMismatchError, match=r"AdaCache: .*\(2, 80, 128\).*\(2, 96, 128\).*bypass the AdaCache"),
+            pytest.raises(ShapeMismatchError, match=r"AdaCache: .*\(2, 80, 128\).*\(2, 96, 128\).*bypass AdaCache"),
         ):
             sample(patched)
         left.nothing_behind(wan)

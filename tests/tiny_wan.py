@@ -5,6 +5,7 @@ ComfyUI must be importable (fixture ``pack``) by the time a function is called.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -193,6 +194,18 @@ def with_hooks(prompt: list[list[Any]], *keyframes: tuple[float, float]) -> Any:
             group.add(HookKeyframe(strength, start))
         hooks.set_keyframes_on_hooks(group)
     return set_hooks_for_conditioning(prompt, hooks)
+
+
+def memory(at_least: int = 0) -> int:
+    """Bytes of all memory that tensors keep, a view's whole memory included.
+
+    Args:
+        at_least: without those of fewer bytes, such as a few numbers about a schedule.
+    """
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(size for size in held.values() if size >= at_least)
 
 
 def shadows(model: Any) -> list[str]:

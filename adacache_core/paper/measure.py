@@ -129,7 +129,7 @@ def distance_terms(previous: Tensor, current: Tensor) -> Tensor:
     both halves of a CFG batch.
 
     Args:
-        previous, current: residuals of the same shape, e.g. ``[B, N, C]`` with N = frames x tokens per frame.
+        previous, current: residuals of the same shape.
 
     Raises:
         ShapeMismatchError: the shapes differ.
@@ -179,10 +179,7 @@ def score_of_terms(terms: Tensor) -> float:
 def motion_score(residual: Tensor, frames: int, strides: tuple[int, ...] = (1,)) -> float:
     """Motion score in 0..1: change between latent frames relative to their size, mean over strides (Eq. 5).
 
-    Args:
-        residual: ``[B, N, C]`` with N = frames x tokens per frame.
-        frames: number of latent frames.
-        strides: frame strides, each smaller than ``frames``.
+    The arguments are those of ``motion_terms``.
     """
     return score_of_terms(motion_terms(residual, frames, strides))
 
@@ -202,6 +199,11 @@ class Measurement:
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._distances
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no residual."""
+        return not self._sums
 
     def add(self, key: Hashable, previous: Tensor | None, current: Tensor, video: Video) -> None:
         """Take in the residual of a condition.

@@ -202,7 +202,8 @@ class ResidualRun:
             # Context windows that move leave residuals behind that nobody asks for again.
             self._keep(self._asked)
             self._asked = set()
-        if record.kind == "computed":
+        # A condition for which nothing can be recorded computes at every step, and tells the rule nothing.
+        if record.kind == "computed" and (self._scheduled or not self._measured.empty):
             self._observe(record)
         record.seconds = time.perf_counter() - self._started
         self.statistics.steps.append(record)
