@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .forecast import ORDER, Computed, correction, error_shape, precise, predict, remember
+from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
 from .response import Response
@@ -35,7 +36,7 @@ class PlannedRun:
         denoised = run.recall("positive")
         if denoised is None:
             denoised = run.keep("positive", model(x, sigma, positive))
-        ...                                       # each condition, then guidance
+        ...  # the other conditions, then guidance
         denoised = run.end(guided)
 
     Args:
@@ -68,20 +69,19 @@ class PlannedRun:
         self._regulates = regulates
         self._on_step = on_step
         self._planner = planner or plan
-        self._known: dict[Hashable, tuple[Computed, ...]] = {}
-        self._asked: dict[Hashable, int] = {}  # slot: number of the last planned compute before it was asked for
-        self._epoch = 0
+        self._kept = Kept()
         self._guided: tuple[Computed, ...] = ()
         self._skipped: list[int] = []  # calls since the last compute
         self._record: StepRecord | None = None
         self._calls = 0
+        self._computed = 0  # by plan
         self._time = 0.0
         self._started = 0.0
         self.corrected: tuple[float, Tensor] | None = None  # sigma, and what the last correction added there
         self._make_plan()
 
-    def begin(self, sigma: float) -> bool:
-        """Open the next evaluation of the model; tells whether the plan skips it."""
+    def begin(self, sigma: float) -> None:
+        """Open the next evaluation of the model."""
         if self._response is not None and self._calls == len(self._plan):
             self._repeat()
         if self._response is not None and not self._as_asked(sigma):
@@ -98,17 +98,13 @@ class PlannedRun:
         self._time = self._steps.time(sigma)
         if self._record is None or self._record.step != call:
             self._open(call, sigma)
-        return self._plan[call] is None
 
     def recall(self, slot: Hashable) -> Tensor | None:
         """The forecast of a condition's prediction, a new tensor; None where the model has to run."""
         record = self._current()
         record.calls += 1
-        self._asked[slot] = self._epoch
-        history = self._known.get(slot, ())
-        if self._plan[record.step] is not None or len(history) < ORDER:
-            return None
-        return predict(history, self._time)
+        history = self._kept.ask(slot)
+        return predict(history, self._time) if history and self._plan[record.step] is None else None
 
     def keep(self, slot: Hashable, denoised: Tensor) -> Tensor:
         """Take in what the model predicted for a condition; returns it."""
@@ -118,10 +114,9 @@ class PlannedRun:
             record.kind, record.reason = "computed", "new condition"
         if not _is_finite(denoised):
             record.reason = "not finite"  # also where a node behind guidance hides it
-            self._known.pop(slot, None)
-            return denoised
-        computed = Computed(self._time, denoised.clone())  # guidance may change it in place
-        self._known[slot] = remember(self._known.get(slot, ()), computed)
+            self._kept.refuse(slot)
+        else:
+            self._kept.add(slot, Computed(self._time, denoised.clone()))  # guidance may change it in place
         return denoised
 
     def end(self, guided: Tensor) -> Tensor:
@@ -136,11 +131,10 @@ class PlannedRun:
             self._remember_guided(guided)
             self._skipped.clear()
             self._regulate(record)
-            self._drop_unasked()
         elif record.step not in self._skipped:
             self._skipped.append(record.step)
-        held = sum(computed.denoised.nbytes for computed in self._held())
-        self.statistics.cache_bytes = max(self.statistics.cache_bytes, held)
+        held = {id(computed.denoised): computed.denoised.nbytes for computed in (*self._guided, *self._kept)}
+        self.statistics.cache_bytes = max(self.statistics.cache_bytes, sum(held.values()))
         return answer
 
     def finish(self) -> RunStatistics:
@@ -182,7 +176,9 @@ class PlannedRun:
             self._forget()  # back at high noise: what is known of lower noise tells nothing about it
         self._close()
         reason = self._plan[call]
-        self._epoch += reason is not None
+        if reason is not None:
+            self._kept.compute()
+            self._computed += 1
         self._record = StepRecord(call, sigma, "skipped" if reason is None else "computed", reason or "skipped")
         self._started = clock.perf_counter()
 
@@ -211,11 +207,11 @@ class PlannedRun:
         size = float(torch.linalg.vector_norm(precise(guided)))
         record.miss = float(torch.linalg.vector_norm(surprise)) / size if size else 0.0
         factor = self._owed(record.step)
-        if factor == 0:
-            return guided
-        added = (surprise * factor).to(guided.dtype)
-        self.corrected = (record.sigma, added)
-        return guided + added
+        if factor != 0:
+            added = (surprise * factor).to(guided.dtype)
+            self.corrected = (record.sigma, added)
+            guided = guided + added
+        return guided
 
     def _owed(self, call: int) -> float:
         if self._response is None or not (self._corrects and self._skipped and len(self._guided) == ORDER):
@@ -231,35 +227,23 @@ class PlannedRun:
         if self._current().reason == "not finite":
             self._forget()  # so that every later call computes, and the error shows as it would without a cache
             return
-        alone = [history[0].denoised for slot, history in self._known.items() if self._asked[slot] == self._epoch]
+        alone = self._kept.latest()
         # Without guidance it is the condition's own prediction, which need not be kept twice.
         shared = len(alone) == 1 and alone[0].shape == guided.shape and torch.equal(alone[0], guided)
         self._guided = remember(self._guided, Computed(self._time, alone[0] if shared else guided.clone()))
 
     def _regulate(self, record: StepRecord) -> None:
         """Once, at an early compute: what moves sets how many more there are to be."""
-        if not self._regulates or self._epoch != MEASURED_AT or self._turns:
+        if not self._regulates or self._computed != MEASURED_AT or self._turns:
             return
-        asked = [history[0].denoised for slot, history in self._known.items() if self._asked[slot] == self._epoch]
-        self.statistics.motion_share = share = motion_share(asked)
+        self.statistics.motion_share = share = motion_share(self._kept.latest())
         if share is not None:
             begun = [call for call in range(record.step + 1) if self._plan[call] is not None]
             self._computes = round(self._computes * share)
             self._make_plan(begun)
 
-    def _drop_unasked(self) -> None:
-        """Context windows that move leave predictions behind that nobody asks for again."""
-        old = [slot for slot, epoch in self._asked.items() if epoch < self._epoch - 1]
-        for slot in old:
-            del self._asked[slot]
-            self._known.pop(slot, None)
-
-    def _held(self) -> list[Computed]:
-        histories = [self._guided, *self._known.values()]
-        return list({id(computed.denoised): computed for history in histories for computed in history}.values())
-
     def _forget(self) -> None:
-        self._known, self._asked, self._guided = {}, {}, ()
+        self._kept, self._guided = Kept(), ()
         self._skipped.clear()
 
 

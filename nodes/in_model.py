@@ -26,6 +26,7 @@ from ..adacache_core.paper.codebook import codebook_for
 from ..adacache_core.paper.rule import CodebookRule, PlanRule, Rule
 from ..adacache_core.paper.run import ResidualRun
 from ..adacache_core.tokens.partial import TokenSteps, bytes_per_token
+from .asking import scales_of
 from .families import layout_of, require_sublayers
 from .model_call import (
     condition_keys,
@@ -36,7 +37,6 @@ from .model_call import (
     without_side_stacks,
 )
 from .other_caches import other_caches
-from .predictions import _scales as noise_scales
 from .runs import RunLog, reporter
 from .settings import Settings
 
@@ -113,7 +113,7 @@ class _Binding:
         settings = self.settings
         if settings.moreg is not None:
             settings.moreg.check_frames(self.layout.token_grid(latent_shape)[0])
-        scales = noise_scales(guider.model_patcher.get_model_object("model_sampling"))
+        scales = scales_of(guider.model_patcher.get_model_object("model_sampling"))
         # Sorted, since a custom schedule may go back up (restart sampling) or upwards only (unsampling).
         steps = Steps(tuple(sorted(sigmas, reverse=True)), scales)
         statistics = RunStatistics(self._in_force(len(steps)), total_steps=len(steps))

@@ -25,6 +25,7 @@ from ..adacache_core import (
     ask,
     following,
 )
+from .asking import alone, scales_of
 from .other_caches import other_caches
 from .runs import RunLog, reporter
 from .settings import Settings
@@ -85,11 +86,11 @@ class _Binding:
         self, sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
     ) -> PlannedRun:
         suspects = other_caches(guider.model_patcher, extra_args["model_options"])
-        scales = _scales(guider.inner_model.model_sampling)
+        scales = scales_of(guider.inner_model.model_sampling)
         steps = Steps(tuple(sigmas.tolist()), scales)
         response, because = None, None
         try:
-            sample = _sampler_alone(sampler, guider, sigmas, extra_args, dimensions)
+            sample = alone(sampler, guider, sigmas, extra_args, dimensions)
             response = ask(sample, lambda sigma: following(*scales(sigma)))
         except CannotAskError as reason:
             because = str(reason)
@@ -194,57 +195,6 @@ def _asked_for(
 
 def _is_active(cond: dict[str, Any], sigma: float) -> bool:
     return float(cond.get("timestep_end", 0.0)) <= sigma <= float(cond.get("timestep_start", float("inf")))
-
-
-def _scales(model_sampling: Any) -> Callable[[float], tuple[float, float]]:
-    """How much signal and how much noise is in the state at a sigma, asked of the model's own parameterisation."""
-    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
-
-    def scales(sigma: float) -> tuple[float, float]:
-        level = torch.tensor([sigma])
-        signal = model_sampling.noise_scaling(level, zero.clone(), one.clone())
-        noise = model_sampling.noise_scaling(level, one.clone(), zero.clone())
-        return float(signal), float(noise)
-
-    return scales
-
-
-def _sampler_alone(
-    sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
-) -> Callable[[Callable[[Tensor, Tensor], Tensor], int], Tensor]:
-    """The sampler as it is, on the CPU, on rows of one number each."""
-
-    def sample(model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
-        options = create_model_options_clone(extra_args["model_options"])
-        options.pop("sampler_post_cfg_function", None)  # what is there then is the sampler's own
-        start = torch.ones(rows, *(1,) * (dimensions - 1))
-        arguments = {**extra_args, "model_options": options}
-        result: Tensor = sampler.sample(
-            _StandIn(guider, model), sigmas.cpu(), arguments, None, start, torch.zeros_like(start), None, True
-        )
-        return result
-
-    return sample
-
-
-class _StandIn:
-    """The guider, but for what it predicts."""
-
-    def __init__(self, guider: Any, model: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._guider = guider
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._guider, name)
-
-    def __call__(self, x: Tensor, sigma: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None) -> Any:
-        denoised = self._model(x, sigma)
-        # Samplers of the CFG++ kind look at the unconditional prediction on its way out of guidance.
-        for function in (model_options or {}).get("sampler_post_cfg_function", ()):
-            parts = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), denoised)
-            given = {"input": x, "sigma": sigma, "model": self._guider.inner_model, "model_options": model_options}
-            denoised = function({**parts, **given, "cond": None, "uncond": None, "cond_scale": 1.0})
-        return denoised
 
 
 def _true_denoised(

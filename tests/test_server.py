@@ -220,7 +220,6 @@ class TestInterrupt:
         ({"preset": "custom", "codebook": "0.08=6"}, None, "codebook entry 1 is '0.08=6', expected threshold:rate"),
         ({"preset": "custom", "codebook": "0.08:0"}, None, "must be at least 1, got 0"),
         ({"preset": "custom", "codebook": ""}, None, "the codebook is empty"),
-        ({"preset": "target", "target_speedup": 0.5}, None, "target_speedup"),
         ({}, {"strides": "0"}, r"strides.*must be at least 1, got \(0,\)"),
         ({}, {"strides": "-1"}, r"must be at least 1, got \(-1,\)"),
         ({}, {"strides": "one"}, "strides must be whole numbers, got 'one'"),

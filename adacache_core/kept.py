@@ -1,0 +1,50 @@
+"""The predictions that a run keeps: the last computes of each condition that the sampler's evaluations ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+from torch import Tensor
+
+from .forecast import ORDER, Computed, remember
+
+
+class Kept:
+    """Histories by slot: what makes a prediction another one, but for the state and the noise level.
+
+    ``compute`` is called at every evaluation that computes by plan. What was not asked for since the last but one is
+    dropped: context windows that move leave predictions behind that nobody asks for again.
+    """
+
+    def __init__(self) -> None:
+        self._histories: dict[Hashable, tuple[Computed, ...]] = {}
+        self._asked: dict[Hashable, int] = {}  # number of the planned compute since which a slot was last asked for
+        self._computes = 0
+
+    def compute(self) -> None:
+        """A planned compute begins."""
+        self._computes += 1
+        for slot in [slot for slot, at in self._asked.items() if at < self._computes - 2]:
+            del self._asked[slot]
+            self._histories.pop(slot, None)
+
+    def ask(self, slot: Hashable) -> tuple[Computed, ...]:
+        """A slot's history if a line can be drawn through it, else nothing; newest first."""
+        self._asked[slot] = self._computes
+        history = self._histories.get(slot, ())
+        return history if len(history) == ORDER else ()
+
+    def add(self, slot: Hashable, computed: Computed) -> None:
+        """Keep a compute; all but the last two are let go of."""
+        self._histories[slot] = remember(self._histories.get(slot, ()), computed)
+
+    def refuse(self, slot: Hashable) -> None:
+        """Let go of a slot whose prediction cannot be used."""
+        self._histories.pop(slot, None)
+
+    def latest(self) -> list[Tensor]:
+        """The newest predictions of the slots that were asked for since the planned compute began."""
+        return [history[0].denoised for slot, history in self._histories.items() if self._asked[slot] == self._computes]
+
+    def __iter__(self) -> Iterator[Computed]:
+        return (computed for history in self._histories.values() for computed in history)
