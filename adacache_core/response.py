@@ -54,29 +54,33 @@ class CannotAskError(Exception):
     """The sampler does not tell how it uses the model; the message says why, as the end of a sentence."""
 
 
-def ask(sample: Sample, follow: Callable[[float], float]) -> Response:
-    """Run a sampler three times on a few numbers: for its calls, and twice alike but for one call's prediction a row.
+def ask(sample: Sample, follow: Callable[[float], float], steps: int) -> Response:
+    """Run a sampler twice on a few numbers, a row for each call: as it is, and with that call's prediction changed.
 
     Args:
         sample: runs the sampler, drawing from the global random generator as it is.
-        follow: how the stand-in's prediction follows the state, ``d denoised / d x`` at a sigma; see ``gaussian``.
+        follow: how the stand-in's prediction follows the state, ``d denoised / d x`` at a sigma; see ``following``.
+        steps: of the schedule, as a first guess of the number of calls.
 
     Raises:
         CannotAskError: it fails on a few numbers, or chooses its steps by what the model says.
     """
     with torch.random.fork_rng(devices=[]):
-        once = _Recorder(follow).run(sample, 1, _SEED)
-        calls = len(once.sigmas)
+        rows = 3 * steps + 1
+        plain = _Recorder(follow).run(sample, rows)
+        calls = len(plain.sigmas)
         if not calls:
             raise CannotAskError("it did not call the model")
-        plain = _Recorder(follow).run(sample, calls + 1, _SEED + 1)
-        changed = _Recorder(follow, changes=calls).run(sample, calls + 1, _SEED + 1)
-    if not once.sigmas == plain.sigmas == changed.sigmas:
+        if calls > rows:
+            rows = calls
+            plain = _Recorder(follow).run(sample, rows)
+        changed = _Recorder(follow, changes=calls).run(sample, rows)
+    if plain.sigmas != changed.sigmas:
         raise CannotAskError("it chooses its steps by what the model predicts")
     before, after = torch.stack(plain.states), torch.stack(changed.states)  # [calls + 1, rows]
-    # All rows start alike, and the first one is left alone: it moves with another seed only if noise is drawn.
-    noise = not torch.allclose(before[:, 0], torch.stack(once.states)[:, 0], rtol=_SAME, atol=_SAME)
-    return Response(tuple(once.sigmas), (after - before)[:, 1:], noise)
+    # All rows start alike: what parts them is noise.
+    noise = not torch.allclose(before, before[:, :1], rtol=_SAME, atol=_SAME)
+    return Response(tuple(plain.sigmas), (after - before)[:, :calls], noise)
 
 
 class _Recorder:
@@ -88,9 +92,9 @@ class _Recorder:
         self.sigmas: list[float] = []
         self.states: list[Tensor] = []
 
-    def run(self, sample: Sample, rows: int, seed: int) -> _Recorder:
+    def run(self, sample: Sample, rows: int) -> _Recorder:
         """Sample; the result is the last one of the states then."""
-        torch.manual_seed(seed)
+        torch.manual_seed(_SEED)
         try:
             result = sample(self, rows)
         except Exception as error:  # a sampler of another pack may want anything of its model or latent
@@ -104,7 +108,7 @@ class _Recorder:
         self.states.append(x.double().reshape(len(x)))
         answer = x * self._follow(level)
         if call < self._changes:
-            answer[call + 1] += 1
+            answer[call] += 1
         return answer
 
 

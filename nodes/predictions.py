@@ -91,7 +91,7 @@ class _Binding:
         response, because = None, None
         try:
             sample = alone(sampler, guider, sigmas, extra_args, dimensions)
-            response = ask(sample, lambda sigma: following(*scales(sigma)))
+            response = ask(sample, lambda sigma: following(*scales(sigma)), len(steps))
         except CannotAskError as reason:
             because = str(reason)
         if response is not None and response.adds_noise:

@@ -63,7 +63,7 @@ def asked(sampler: Callable[..., Tensor], steps: Steps, follow: float = 0.0) -> 
     def sample(model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
         return sampler(lambda x, sigma: model(x, torch.tensor([sigma], dtype=torch.float64)), ones(rows), steps.sigmas)
 
-    return ask(sample, lambda sigma: follow)
+    return ask(sample, lambda sigma: follow, len(steps))
 
 
 def ones(rows: int) -> Tensor:

@@ -120,3 +120,17 @@ def test_a_sampler_that_keeps_nothing_of_its_state_is_known():
     assert asked(lcm, STEPS).renews(STEPS.scales)
     assert not asked(half, STEPS).renews(STEPS.scales) and asked(half, STEPS).adds_noise
     assert not asked(euler, STEPS).renews(STEPS.scales)
+
+
+def test_a_sampler_with_more_calls_than_it_was_thought_to_make():
+    def often(model, x, sigmas):
+        for sigma, after in itertools.pairwise(sigmas):
+            for _ in range(5):
+                slope = (x - model(x, sigma)) / sigma
+            x = x + slope * (after - sigma)
+        return x
+
+    response = asked(often, STEPS)
+    assert len(response.sigmas) == 40 and response.weights.shape == (41, 40) and not response.adds_noise
+    # Of five calls at a noise level only the last one counts.
+    assert response.weights[5, :5].tolist() == [0, 0, 0, 0, pytest.approx(1 - STEPS.sigmas[1] / STEPS.sigmas[0])]
