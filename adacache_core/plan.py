@@ -21,6 +21,8 @@ MAXIMUM_GAP = 16
 LEAST = 3
 # With fewer calls than this every one changes the result too much to be forecast: distilled few-step models.
 FEWEST_CALLS = 8
+# A part of a longer run (two experts, SplitSigmas) may be as short as this, if the whole has twice ``FEWEST_CALLS``.
+FEWEST_OF_PART = 5
 # What the last compute is made of goes into the result as it is.
 LAST = 2.0
 
@@ -39,7 +41,11 @@ def amplification(time: float) -> float:
 
 
 def plan(
-    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int] = ()
+    times: Sequence[float],
+    influences: Sequence[float],
+    computes: int,
+    begun: Sequence[int] = (),
+    share: float = 1.0,
 ) -> tuple[str | None, ...]:
     """Why each call of the model computes, ``None`` where it is skipped.
 
@@ -56,15 +62,17 @@ def plan(
         influences: what an error of each call's prediction makes of the state.
         computes: how many calls compute in all; at least ``LEAST`` of each part do.
         begun: calls that have computed, where a plan is changed in the middle: all up to the last of them stays.
+        share: which part of a whole run this is, 0 to 1.
     """
     total = len(times)
-    if total < FEWEST_CALLS:
+    of_part = total >= FEWEST_OF_PART and total >= 2 * FEWEST_CALLS * share
+    if total < FEWEST_CALLS and not of_part:
         return ("too few steps",) * total
     reasons: list[str | None] = []
     for part in parts(times):
-        share = round(computes * len(part) / total)
+        count = round(computes * len(part) / total)
         done = [call - part.start for call in begun if call in part]
-        reasons += _plan_part([times[call] for call in part], [influences[call] for call in part], share, done)
+        reasons += _plan_part([times[call] for call in part], [influences[call] for call in part], count, done)
     return tuple(reasons)
 
 

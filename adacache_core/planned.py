@@ -23,7 +23,7 @@ from .steps import SAME_SIGMA, Steps
 # On how many calls after a compute a correction is judged.
 REACH = 4
 
-Planner = Callable[[Sequence[float], Sequence[float], int, Sequence[int]], tuple[str | None, ...]]
+Planner = Callable[[Sequence[float], Sequence[float], int, Sequence[int], float], tuple[str | None, ...]]
 
 
 class PlannedRun:
@@ -154,7 +154,7 @@ class PlannedRun:
             influences = self._response.influences(self._steps.scales)
         else:
             times, influences = self._steps.times, self._steps.falls
-        self._plan = self._planner(times, influences, self._computes, begun)
+        self._plan = self._planner(times, influences, self._computes, begun, self._steps.share)
         self._turns = {part.start for part in parts(times)} - {0}
         self.statistics.plan = self._plan
         self.statistics.total_steps = len(times)

@@ -27,6 +27,7 @@ class Steps:
         sigmas: noise levels in the order in which they are sampled; the last one ends the run and is no step. Mostly
             descending; restarts go back up, unsampling goes upwards only.
         scales: how much signal and how much noise the latent holds at a sigma.
+        share: which part of a whole run these steps are, 0 to 1.
 
     Attributes:
         times: flow time of every step.
@@ -34,6 +35,7 @@ class Steps:
 
     sigmas: tuple[float, ...]
     scales: Callable[[float], tuple[float, float]]
+    share: float = 1.0
     times: tuple[float, ...] = field(init=False)
     _ascending: tuple[float, ...] = field(init=False)
 

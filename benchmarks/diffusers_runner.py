@@ -15,13 +15,12 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, flow_time, gaussian, planned
+from adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, following
 from adacache_core.response import Model
 from demo.scenes import Scene
 
@@ -143,6 +142,11 @@ class DiffusersRunner:
         yield Facts()
 
 
+def scales(sigma: float) -> tuple[float, float]:
+    """Signal and noise of a flow model's latent."""
+    return 1 - sigma, sigma
+
+
 class _Loop:
     """Sampling with a scheduler of diffusers."""
 
@@ -161,15 +165,16 @@ class _Loop:
 
     def attach(self, method: str, preset: str = "target", computes: int | None = None, repays: bool = True) -> Facts:
         """Use ``adacache_core`` in this loop; ``fixed`` is with computes at even distances."""
-        steps = Steps(tuple(self.scheduler.sigmas.tolist()), lambda sigma: flow_time(1 - sigma, sigma))
+        steps = Steps(tuple(self.scheduler.sigmas.tolist()), scales)
         statistics = RunStatistics({}, len(steps))
 
         def start() -> PlannedRun:
-            response = ask(self._alone, lambda sigma: gaussian(1 - sigma, sigma))
+            response = ask(self._alone, lambda sigma: following(*scales(sigma)), len(steps))
             count = computes or round(len(steps) / SPEEDUPS[preset])
-            return PlannedRun(steps, count, statistics, response, repays)
+            planner = evenly if method == "fixed" else None
+            return PlannedRun(steps, count, statistics, response, repays, planner=planner)
 
-        self._start = patch.object(planned, "plan", evenly)(start) if method == "fixed" else start
+        self._start = start
         return Facts(lambda: statistics.cache_bytes)
 
     def __call__(self, scene: Scene, seed: int, facts: Facts) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def evenly(
-    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int] = ()
+    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int] = (), share: float = 1.0
 ) -> tuple[str | None, ...]:
     """Stands in for ``plan``: the first three calls, the last one, and as many others, evenly spread, as make
     ``computes`` in all (4 or more).

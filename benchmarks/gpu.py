@@ -76,11 +76,16 @@ def noise_levels(steps: int) -> list[float]:
     return [1 - step / steps for step in range(steps + 1)]
 
 
+def scales(sigma: float) -> tuple[float, float]:
+    """Signal and noise of a flow model's latent."""
+    return 1 - sigma, sigma
+
+
 def euler(levels: list[float], model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
     """The sampler on rows of one number each, see ``adacache_core.ask``."""
     x = torch.ones(rows, 1)
-    for sigma, following in pairwise(levels):
-        x = x + (following - sigma) * (x - model(x, torch.tensor([sigma]))) / sigma
+    for sigma, after in pairwise(levels):
+        x = x + (after - sigma) * (x - model(x, torch.tensor([sigma]))) / sigma
     return x
 
 
@@ -113,7 +118,7 @@ class Case:
         x = self.latent
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for sigma, following in pairwise(noise_levels(steps)):
-            (velocity, skips), took = timed(self.device, lambda x=x, sigma=sigma: (call or self.uncached)(x, sigma))
+            (velocity, skips), took = timed(self.device, partial(call or self.uncached, x, sigma))
             seconds[skips].append(took)
             x = x + (following - sigma) * velocity.to(x.dtype)
         return seconds[False], seconds[True]
@@ -123,11 +128,11 @@ class Case:
 
     def planned(self, preset: str, steps: int) -> tuple[Call, RunStatistics]:
         """The main road: keeps predictions, and forecasts them."""
-        from adacache.adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, flow_time, gaussian
+        from adacache.adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, following
 
         levels = noise_levels(steps)
-        schedule = Steps(tuple(levels), lambda sigma: flow_time(1 - sigma, sigma))
-        response = ask(partial(euler, levels), lambda sigma: gaussian(1 - sigma, sigma))
+        schedule = Steps(tuple(levels), scales)
+        response = ask(partial(euler, levels), lambda sigma: following(*scales(sigma)), steps)
         run = PlannedRun(schedule, round(steps / SPEEDUPS[preset]), RunStatistics({}, steps), response)
 
         def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
@@ -148,7 +153,7 @@ class Case:
         from adacache.adacache_core.paper.run import ResidualRun
 
         codebook = codebook_for(preset, steps)
-        schedule = Steps(tuple(noise_levels(steps)), lambda sigma: sigma)
+        schedule = Steps(tuple(noise_levels(steps)), scales)
         run = ResidualRun(lambda: CodebookRule(codebook, steps), schedule, RunStatistics({}, steps))
 
         def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
@@ -160,9 +165,8 @@ class Case:
     def measured(self, preset: str, steps: int) -> dict[str, Any]:
         """A run with a preset."""
         call, records = (self.published if preset.startswith("paper") else self.planned)(preset, steps)
-        ((computed, skipped), peak), seconds = timed(
-            self.device, lambda: peak_bytes(self.device, lambda: self.sample(steps, call))
-        )
+        sampled = partial(peak_bytes, self.device, partial(self.sample, steps, call))
+        ((computed, skipped), peak), seconds = timed(self.device, sampled)
         return {
             "preset": preset,
             "steps": steps,

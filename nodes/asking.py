@@ -23,6 +23,22 @@ def scales_of(model_sampling: Any) -> Callable[[float], tuple[float, float]]:
     return scales
 
 
+def share_of(model_sampling: Any, sigmas: Tensor) -> float:
+    """Which part of a whole run a schedule is, 0 to 1: of the way that the model's own goes from noise to nothing."""
+
+    if not hasattr(model_sampling, "percent_to_sigma"):
+        return 1.0
+
+    def percent(sigma: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if model_sampling.percent_to_sigma(middle) > sigma else (low, middle)
+        return low
+
+    return abs(percent(float(sigmas.min())) - percent(float(sigmas.max())))
+
+
 def alone(
     sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
 ) -> Callable[[Callable[[Tensor, Tensor], Tensor], int], Tensor]:

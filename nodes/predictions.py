@@ -25,7 +25,7 @@ from ..adacache_core import (
     ask,
     following,
 )
-from .asking import alone, scales_of
+from .asking import alone, scales_of, share_of
 from .other_caches import other_caches
 from .runs import RunLog, reporter
 from .settings import Settings
@@ -87,7 +87,7 @@ class _Binding:
     ) -> PlannedRun:
         suspects = other_caches(guider.model_patcher, extra_args["model_options"])
         scales = scales_of(guider.inner_model.model_sampling)
-        steps = Steps(tuple(sigmas.tolist()), scales)
+        steps = Steps(tuple(sigmas.tolist()), scales, share_of(guider.inner_model.model_sampling, sigmas))
         response, because = None, None
         try:
             sample = alone(sampler, guider, sigmas, extra_args, dimensions)

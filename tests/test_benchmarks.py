@@ -37,11 +37,11 @@ from demo.scenes import Scene
 
 
 def test_even_distances_by_hand():
-    reasons = evenly([0.0] * 30, 10)
+    reasons = evenly([0.0] * 30, [1.0] * 30, 10)
     assert [call for call, reason in enumerate(reasons) if reason] == [0, 1, 2, 6, 10, 14, 17, 21, 25, 29]
     for steps in (20, 30, 50, 100):
         for computes in equal_computes(steps):
-            assert sum(reason is not None for reason in evenly([0.0] * steps, computes)) == computes
+            assert sum(reason is not None for reason in evenly([0.0] * steps, [1.0] * steps, computes)) == computes
 
 
 class TestScenes:

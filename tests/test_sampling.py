@@ -48,7 +48,9 @@ def test_presets_compute_as_many_steps_as_they_say(wan):
         assert run.count("computed") == run.settings["computes"] == round(STEPS / speedup)
     for speedup, computes in ((1.5, 20), (3.0, 10), (1000.0, 4)):
         run = compare(wan, sample, "target", target_speedup=speedup).run
-        assert run.count("computed") == computes, "the first two, the last one, and no more than 16 from one to the next"
+        assert run.count("computed") == computes, (
+            "the first two, the last one, and no more than 16 from one to the next"
+        )
 
 
 def test_skipped_steps_run_nothing_of_the_model(wan):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from adacache_core import SPEEDUPS, plan
+from adacache_core import SPEEDUPS, Steps, plan
 from demo.gallery.parts import Recipe
 from demo.workflow import Json
 
@@ -65,7 +65,8 @@ def computed_steps(preset: str, total: int) -> int:
 
 def planned(preset: str, times: list[float]) -> tuple[int, ...]:
     """The steps that a preset computes at these flow times, with a sampler that calls the model once a step."""
-    reasons = plan(times, round(len(times) / SPEEDUPS[preset]))
+    steps = Steps((*times, 0.0), lambda time: (1 - time, time))
+    reasons = plan(steps.times, steps.falls, round(len(times) / SPEEDUPS[preset]))
     return tuple(step for step, reason in enumerate(reasons) if reason is not None)
 
 

@@ -68,6 +68,16 @@ def test_with_fewer_than_eight_calls_all_compute():
     assert plan(times, influences, 3) == ("too few steps",) * 7
 
 
+@pytest.mark.parametrize(
+    ("calls", "share", "skips"),
+    [(6, 0.3, True), (6, 0.5, False), (5, 0.25, True), (4, 0.2, False), (8, 1.0, True), (7, 1.0, False)],
+)
+def test_a_short_part_of_a_long_run_skips(calls, share, skips):
+    """6 of 20 steps are a part; 6 of 12 are of a run with too few to tell what lies between two of them."""
+    times, influences = flow(calls, 3)
+    assert (None in plan(times, influences, calls // 2, share=share)) == skips
+
+
 def test_reasons():
     times, influences = flow(10, 3)
     reasons = plan(times, influences, 5)
