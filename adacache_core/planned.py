@@ -36,8 +36,7 @@ class PlannedRun:
         denoised = run.recall("positive")
         if denoised is None:
             denoised = run.keep("positive", model(x, sigma, positive))
-        ...  # the other conditions, then guidance
-        denoised = run.end(guided)
+        denoised = run.end(guided)  # after the other conditions and guidance
 
     Args:
         steps: the schedule.

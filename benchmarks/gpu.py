@@ -152,9 +152,8 @@ class Case:
         from adacache.adacache_core.paper.rule import CodebookRule
         from adacache.adacache_core.paper.run import ResidualRun
 
-        codebook = codebook_for(preset, steps)
-        schedule = Steps(tuple(noise_levels(steps)), scales)
-        run = ResidualRun(lambda: CodebookRule(codebook, steps), schedule, RunStatistics({}, steps))
+        make_rule = partial(CodebookRule, codebook_for(preset, steps), steps)
+        run = ResidualRun(make_rule, Steps(tuple(noise_levels(steps)), scales), RunStatistics({}, steps))
 
         def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
             with run.call(self.network, self.layout, sigma, ("positive",), self.shape) as skips:

@@ -19,7 +19,7 @@ class TestBatches:
         patched, log = bind(wan)
         with calls_of(wan) as ran:
             together = sample(patched, noise=pair)
-        assert [rows for rows, _ in ran.made] == [2 * 2] * planned(10)
+        assert [call.conditions for call in ran.made] == [2 * 2] * planned(10)
         assert only_run(log).conditions == 2
         for index in range(2):
             alone = sample(patched, noise=pair[index : index + 1])
@@ -42,8 +42,8 @@ class TestApart:
     def test_prompts_of_different_length_are_called_apart(self, wan):
         longer = text(8, tokens=11)
         compared = compare(wan, lambda model: sample(model, negative=longer))
-        assert [rows for rows, _ in compared.uncached.made] == [1] * 20
-        assert [rows for rows, _ in compared.ran.made] == [1] * (2 * planned(10))
+        assert [call.conditions for call in compared.uncached.made] == [1] * 20
+        assert [call.conditions for call in compared.ran.made] == [1] * (2 * planned(10))
         every, _ = bind_every_step(wan)
         assert torch.equal(sample(every, negative=longer), compared.reference)
 
@@ -54,7 +54,7 @@ class TestApart:
         monkeypatch.setattr(type(wan), "get_free_memory", lambda self, device: 0)
         with calls_of(wan) as ran:
             split = sample(patched)
-        assert [rows for rows, _ in ran.made] == [1] * (2 * planned(10))
+        assert [call.conditions for call in ran.made] == [1] * (2 * planned(10))
         one, other = (run.statistics for run in log.of_prompt(None))
         assert one.plan == other.plan
         assert one.conditions == other.conditions == 2
@@ -194,7 +194,7 @@ class TestNew:
     def test_hooked_conditions_are_called_apart(self, wan):
         hooked = with_hooks(text(7))
         compared = compare(wan, lambda model: sample(model, positive=hooked))
-        assert [rows for rows, _ in compared.uncached.made] == [1] * 20
+        assert [call.conditions for call in compared.uncached.made] == [1] * 20
         assert compared.run.count("computed") == planned(10)
         every, _ = bind_every_step(wan)
         assert torch.equal(sample(every, positive=hooked), compared.reference)

@@ -10,7 +10,7 @@ import torch
 from tiny_wan import bind, bind_every_step, cfg_guider, decisions, only_run, planned, run_guider, sample, sigmas
 
 from ways import trained as demo
-from ways.trained import STEPS, calls_of, compare, levels_of
+from ways.trained import STEPS, Calls, calls_of, compare, noting
 
 # Calls of the model in ten steps. Samplers of two or three stages make one call at the last step, which ends at 0.
 CALLS = {
@@ -113,8 +113,9 @@ def test_asking_tells_which_samplers_add_noise(wan, sampler, adds_noise):
 
 def test_noise_levels_that_only_the_sampler_knows(wan):
     """uni_pc asks a flow model at levels that the schedule does not have."""
-    noting, levels = levels_of(wan)
-    sample(noting, sampler="uni_pc")
+    calls = Calls()
+    sample(noting(wan, calls), sampler="uni_pc")
+    levels = calls.levels
     schedule = sigmas(wan, 10).tolist()
     assert len(levels) == 10
     assert sum(min(abs(level - sigma) for sigma in schedule) > 1e-3 for level in levels) >= 8
@@ -136,7 +137,11 @@ def test_a_sampler_that_chooses_its_own_steps(wan):
     assert (run.settings["evaluations"], run.settings["corrected"]) == (None, False)
     assert run.settings["uncorrected_because"]
     assert 2 < run.count("computed") < len(run.steps)
-    assert ran.conditions == sum(record.computed_calls for record in run.steps) < sum(r.calls for r in run.steps)
+    assert (
+        sum(call.conditions for call in ran.made)
+        == sum(record.computed_calls for record in run.steps)
+        < sum(r.calls for r in run.steps)
+    )
 
 
 def test_a_sampler_that_cannot_be_asked(wan):

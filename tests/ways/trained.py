@@ -16,7 +16,7 @@ from typing import Any
 
 import tiny_wan
 import torch
-from tiny_wan import bind, decisions, run_guider, runs, shadows, sigmas
+from tiny_wan import bind, run_guider, runs, shadows, sigmas
 from torch import Tensor
 
 import demo.scenes  # noqa: F401  puts scene_embedding on the path
@@ -84,42 +84,61 @@ def decibels(made: Tensor, reference: Tensor) -> float:
 
 
 @dataclass
-class Calls:
-    """What a model ran: a call of it is the conditions in it and how often each module ran, by name."""
+class Call:
+    """A call of the model: the evaluation it belongs to, the conditions in it, how often each of its modules ran."""
 
-    made: list[tuple[int, Counter[str]]] = field(default_factory=list)
+    evaluation: int
+    conditions: int
+    modules: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Calls:
+    """Everything that ran of a model."""
+
+    made: list[Call] = field(default_factory=list)
     outside: Counter[str] = field(default_factory=Counter)
+    levels: list[float] = field(default_factory=list)
 
     @property
-    def conditions(self) -> int:
-        """Conditions of all calls; a batch of latents counts as so many."""
-        return sum(count for count, _ in self.made)
+    def per_evaluation(self) -> list[int]:
+        """Conditions in the calls of each evaluation of the model; a batch of latents counts as so many."""
+        counts = Counter[int]()
+        for call in self.made:
+            counts[call.evaluation] += call.conditions
+        return [counts[evaluation] for evaluation in range(len(self.levels))]
 
     @property
     def kinds(self) -> set[frozenset[tuple[str, int]]]:
         """The different things that a call did."""
-        return {frozenset(ran.items()) for _, ran in self.made}
+        return {frozenset(call.modules.items()) for call in self.made}
+
+    def note(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any) -> Tensor:
+        """A PREDICT_NOISE wrapper: evaluations, by their noise level."""
+        self.levels.append(float(timestep.flatten()[0]))
+        prediction: Tensor = executor(x, timestep, *args)
+        return prediction
 
 
 @contextmanager
-def calls_of(*models: Any) -> Iterator[Calls]:
-    """Everything that runs of the models."""
+def calls_of(model: Any) -> Iterator[Calls]:
+    """What runs of a model; with ``watched`` also of which evaluation."""
     calls, inside, hooks = Calls(), [], []
 
-    def begin(module: Any, args: tuple[Tensor, ...]) -> None:
-        calls.made.append((args[0][0].shape[0] if isinstance(args[0], list) else args[0].shape[0], Counter()))
+    def begin(module: Any, args: tuple[Any, ...]) -> None:
+        latent = args[0][0] if isinstance(args[0], list) else args[0]
+        calls.made.append(Call(len(calls.levels) - 1, len(latent)))
         inside.append(True)
 
     def end(module: Any, args: Any, output: Any) -> None:
         inside.pop()
 
     def part(name: str) -> Callable[..., None]:
-        return lambda module, args: (calls.made[-1][1] if inside else calls.outside).update([name])
+        return lambda module, args: (calls.made[-1].modules if inside else calls.outside).update([name])
 
-    for model in models:
-        root, *parts = model.model.diffusion_model.named_modules()
-        hooks += [root[1].register_forward_pre_hook(begin), root[1].register_forward_hook(end, always_call=True)]
-        hooks += [module.register_forward_pre_hook(part(name)) for name, module in parts]
+    (_, root), *parts = model.model.diffusion_model.named_modules()
+    hooks += [root.register_forward_pre_hook(begin), root.register_forward_hook(end, always_call=True)]
+    hooks += [module.register_forward_pre_hook(part(name)) for name, module in parts]
     try:
         yield calls
     finally:
@@ -127,16 +146,11 @@ def calls_of(*models: Any) -> Iterator[Calls]:
             hook.remove()
 
 
-def levels_of(model: Any) -> tuple[Any, list[float]]:
-    """A clone of the model, and the noise levels at which its prediction is asked for, in their order."""
-    noting, levels = model.clone(), []
-
-    def note(executor: Any, x: Tensor, timestep: Tensor, *args: Any) -> Tensor:
-        levels.append(float(timestep.flatten()[0]))
-        return executor(x, timestep, *args)
-
-    noting.add_wrapper_with_key("predict_noise", "test", note)
-    return noting, levels
+def noting(model: Any, calls: Calls) -> Any:
+    """A clone of the model that notes its evaluations."""
+    model = model.clone()
+    model.add_wrapper_with_key("predict_noise", "test", calls.note)
+    return model
 
 
 @dataclass(frozen=True)
@@ -175,10 +189,10 @@ def compare(model: Any, graph: Graph, preset: str = "balanced", **settings: Any)
     """
     with calls_of(model) as uncached:
         torch.manual_seed(11)
-        reference = graph(model)
+        reference = graph(noting(model, uncached))
         drawn = torch.rand(1)
-    patched, log = bind(model, preset, **settings)
     with calls_of(model) as ran:
+        patched, log = bind(noting(model, ran), preset, **settings)
         torch.manual_seed(11)
         made = graph(patched)
         assert torch.equal(torch.rand(1), drawn), "the random state is not what the uncached run leaves"
@@ -189,19 +203,18 @@ def compare(model: Any, graph: Graph, preset: str = "balanced", **settings: Any)
 
 
 def check_records(compared: Compared) -> None:
-    """The records tell what ran; a call runs as a whole or not at all."""
+    """The records tell what ran, evaluation by evaluation; a call runs as a whole or not at all."""
     for run in compared.runs:
         assert run.finished
         assert [record.step for record in run.steps] == list(range(run.total_steps))
-        computed = [record.computed_calls > 0 for record in run.steps]
-        assert decisions(run) == computed
     records = [record for run in compared.runs for record in run.steps]
-    asked, computed_calls = sum(r.calls for r in records), sum(r.computed_calls for r in records)
-    assert compared.ran.conditions * asked == compared.uncached.conditions * computed_calls
+    asked, ran = compared.uncached.per_evaluation, compared.ran.per_evaluation
+    assert len(records) == len(asked) == len(ran)
+    for record, uncached, count in zip(records, asked, ran, strict=True):
+        assert (record.kind == "computed") == (record.computed_calls > 0) == (count > 0)
+        if record.computed_calls == record.calls:
+            assert count == uncached
+        else:
+            assert 0 <= count < uncached
     assert compared.ran.kinds <= compared.uncached.kinds
     assert compared.ran.outside == compared.uncached.outside
-
-
-def skips(compared: Compared) -> int:
-    """Evaluations that were skipped."""
-    return sum(run.count("skipped") for run in compared.runs)
