@@ -188,7 +188,10 @@ def test_what_moreg_made_of_a_plan(report, run, paper_run):
         return report([statistics])["summary"].split("\n")[5:]
 
     assert said(1.1234) == ["MoReg gave this video 112 % of the planned computes, by how much moves in it."]
-    assert said(None) == ["MoReg left the plan as it is: there was no motion to measure in this run."]
+    assert said(None) == [
+        "MoReg left the plan as it is: it compares the frames of one or two conditions at the fourth computed step, "
+        "which this run did not have."
+    ]
     assert said(None, moreg=None) == []
     assert not {"moved", "not_moved"} & set(keys(report([paper_run("ffcscssscf", 0.1, moreg={"strides": [1]})])))
 
