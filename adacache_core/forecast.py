@@ -58,6 +58,11 @@ def precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether there is no NaN and no infinity in it."""
+    return math.isfinite(float(torch.linalg.vector_norm(precise(x))))
+
+
 def remember(history: Sequence[Computed], computed: Computed) -> tuple[Computed, ...]:
     """The history with one more compute. It takes the place of one at the same flow time: no line goes through two."""
     older = [known for known in history if abs(known.time - computed.time) > 1e-5]

@@ -20,6 +20,17 @@ class Kept:
         self._histories: dict[Hashable, tuple[Computed, ...]] = {}
         self._asked: dict[Hashable, int] = {}  # number of the planned compute since which a slot was last asked for
         self._computes = 0
+        self._now: set[Hashable] = set()
+        self._before: set[Hashable] = set()
+
+    def evaluate(self) -> None:
+        """An evaluation begins."""
+        self._before, self._now = self._now, set()
+
+    @property
+    def changed(self) -> bool:
+        """Whether this evaluation asked for other slots than the one before: guidance makes another thing of them."""
+        return self._before != self._now
 
     def compute(self) -> None:
         """A planned compute begins."""
@@ -31,6 +42,7 @@ class Kept:
     def ask(self, slot: Hashable) -> tuple[Computed, ...]:
         """A slot's history if a line can be drawn through it, else nothing; newest first."""
         self._asked[slot] = self._computes
+        self._now.add(slot)
         history = self._histories.get(slot, ())
         return history if len(history) == ORDER else ()
 

@@ -5,14 +5,13 @@ State lives in this object and is dropped with it.
 
 from __future__ import annotations
 
-import math
 import time as clock
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from .forecast import ORDER, Computed, correction, error_shape, precise, predict, remember
+from .forecast import ORDER, Computed, correction, error_shape, is_finite, precise, predict, remember
 from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
@@ -94,6 +93,7 @@ class PlannedRun:
             self._forget()
         call = self._calls if self._response is not None else self._steps.of(sigma)
         self._calls += 1
+        self._kept.evaluate()
         self._time = self._steps.time(sigma)
         if self._record is None or self._record.step != call:
             self._open(call, sigma)
@@ -111,7 +111,7 @@ class PlannedRun:
         record.computed_calls += 1
         if record.kind != "computed":
             record.kind, record.reason = "computed", "new condition"
-        if not _is_finite(denoised):
+        if not is_finite(denoised):
             record.reason = "not finite"  # also where a node behind guidance hides it
             self._kept.refuse(slot)
         else:
@@ -124,6 +124,8 @@ class PlannedRun:
         self.statistics.conditions = max(self.statistics.conditions, record.calls)
         if record.calls == 0:
             record.kind, record.reason = "computed", "out of reach"  # guidance that calls the model on its own way
+        if self._kept.changed:
+            self._guided = ()
         answer = guided
         if self._plan[record.step] is not None:
             answer = self._corrected(record, guided)
@@ -196,11 +198,10 @@ class PlannedRun:
 
     def _corrected(self, record: StepRecord, guided: Tensor) -> Tensor:
         """Measure the surprise of a compute, and give back what the skips before it owe."""
-        if not _is_finite(guided):
+        if not is_finite(guided):
             record.reason = "not finite"
             return guided
-        if not self._guided or self._guided[0].denoised.shape != guided.shape:
-            self._guided = ()  # a sampler that goes on at another size
+        if not self._guided:
             return guided
         surprise = precise(guided) - precise(predict(self._guided, self._time))
         size = float(torch.linalg.vector_norm(precise(guided)))
@@ -244,7 +245,3 @@ class PlannedRun:
     def _forget(self) -> None:
         self._kept, self._guided = Kept(), ()
         self._skipped.clear()
-
-
-def _is_finite(x: Tensor) -> bool:
-    return math.isfinite(float(torch.linalg.vector_norm(precise(x))))

