@@ -104,7 +104,8 @@ class Checkout:
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         if not self._process.stdout.readline():
-            raise SystemExit(f"The process that samples in {self._folder} ended; see above for why. The job: {job}")
+            status = self._process.wait()
+            raise SystemExit(f"Sampling in {self._folder} ended with exit status {status}, see above. The job: {job}")
 
 
 class Samples:

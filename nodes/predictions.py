@@ -69,6 +69,8 @@ class _Binding:
         """One run of the sampler: ask it, make the plan, keep the run in its options, drop it."""
         if len(sigmas) < 2:
             return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
+        if self.settings.moreg is not None and noise.ndim == 5:
+            self.settings.moreg.check_frames(noise.shape[2])
         run = self._start(executor.class_obj, guider, sigmas, extra_args, noise.ndim)
         options = create_model_options_clone(extra_args["model_options"])
         options.setdefault("transformer_options", {})[KEY] = _Calls(run)

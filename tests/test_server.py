@@ -223,7 +223,7 @@ class TestInterrupt:
         ({}, {"strides": "0"}, r"strides.*must be at least 1, got \(0,\)"),
         ({}, {"strides": "-1"}, r"must be at least 1, got \(-1,\)"),
         ({}, {"strides": "one"}, "strides must be whole numbers, got 'one'"),
-        ({}, {"strides": "5"}, "stride of 5 needs more than 5 latent frames, the video has 5"),
+        ({"preset": "paper-fast"}, {"strides": "5"}, "stride of 5 needs more than 5 latent frames, the video has 5"),
         ({}, {"start_percent": 0.9, "end_percent": 0.1}, "MoReg: start_percent must be below end_percent"),
     ],
 )

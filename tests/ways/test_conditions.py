@@ -35,7 +35,7 @@ class TestBatches:
         assert decibels(compared.reference[:1], compared.reference[1:]) < 5, "this test needs two videos"
         alone = demo.sample(bind(trained)[0])
         assert decibels(compared.made[:1], alone) > 60
-        assert decibels(compared.made[1:], compared.reference[1:]) > 0
+        assert decibels(compared.made[1:], compared.reference[1:]) > 20
 
 
 class TestApart:
@@ -66,7 +66,7 @@ def area(model):
     """Another scene in the right half; in both prompts, as ComfyUI does it."""
     from nodes import ConditioningSetArea
 
-    [region] = ConditioningSetArea().append(prompt(**OTHER), 48, 96, 48, 0, 1.0)
+    [region] = ConditioningSetArea().append(prompt(**OTHER), 48, 96, 48, 0, 0.4)
     return {"positive": [*prompt(), *region]}
 
 
@@ -97,7 +97,7 @@ def for_a_while(model):
     """A second condition that is there for a part of the run only."""
     from nodes import ConditioningSetTimestepRange
 
-    [while_] = ConditioningSetTimestepRange().set_range(prompt(**OTHER), 0.1, 0.5)
+    [while_] = ConditioningSetTimestepRange().set_range(prompt(**OTHER), 0.3, 0.7)
     return {"positive": [*prompt(), *while_]}
 
 
@@ -130,15 +130,15 @@ def noise_mask(kind):
 
 # Name: arguments of a KSampler, the least signal-to-error in dB of "balanced" on the demo model.
 CONDITIONS = {
-    "area": (area, 0),
-    "mask": (mask, 0),
-    "another prompt from the middle on": (halves(0.5), 0),
-    "another prompt from early on": (halves(0.15), 0),
-    "a second prompt for a while": (for_a_while, 0),
-    "the default": (by_default, 0),
-    "hard noise mask": (noise_mask("hard"), 0),
-    "soft noise mask": (noise_mask("soft"), 0),
-    "first frame given": (noise_mask("first frame"), 0),
+    "area": (area, 10),
+    "mask": (mask, 27),
+    "another prompt from the middle on": (halves(0.5), 12),
+    "another prompt from early on": (halves(0.15), 12),
+    "a second prompt for a while": (for_a_while, 10),
+    "the default": (by_default, 26),
+    "hard noise mask": (noise_mask("hard"), 26),
+    "soft noise mask": (noise_mask("soft"), 23),
+    "first frame given": (noise_mask("first frame"), 24),
 }
 QUICK = ("area", "another prompt from the middle on", "soft noise mask", "first frame given")
 
@@ -162,7 +162,7 @@ def test_a_differential_mask(trained):
         trained, lambda model: demo.sample(DifferentialDiffusion.execute(model).args[0], **noise_mask("soft")(model))
     )
     assert compared.run.count("computed") == planned(STEPS)
-    assert compared.decibels > 0
+    assert compared.decibels > 16
 
 
 @pytest.mark.parametrize("kind", ["hard", "first frame"])

@@ -106,30 +106,30 @@ def at_lower_noise(scale=0.5):
 
 # Name: the node, the arguments of KSampler, and the least signal-to-error in dB of "balanced" at 20 steps.
 ON_THE_MODEL = {
-    "none, cfg 1": (lambda model: model, {"cfg": 1.0}, 0),
-    "cfg 3": (lambda model: model, {}, 0),
-    "cfg 6": (lambda model: model, {"cfg": 6.0}, 0),
-    "cfg 3, then 1": (node("custom_sampler", "CFGOverride", 1.0, 0.5, 1.0), {}, 0),
-    "cfg 1, then 3": (node("custom_sampler", "CFGOverride", 1.0, 0.0, 0.3), {}, 0),
-    "cfg falling with the noise": (steered(lambda sigma: 1 + 4 * sigma), {}, 0),
-    "CFG-Zero*": (node("cfg", "CFGZeroStar"), {}, 0),
-    "CFGNorm": (node("cfg", "CFGNorm", 1.0), {}, 0),
-    "APG": (node("apg", "APG", 0.5, 15.0, -0.5), {}, 0),
-    "rescaled": (node("model_advanced", "RescaleCFG", 0.7, method="patch"), {}, 0),
-    "Mahiro": (node("mahiro", "Mahiro"), {}, 0),
-    "tangential damping": (node("tcfg", "TCFG"), {}, 0),
-    "FreSca": (node("fresca", "FreSca", 1.0, 1.25, 2), {}, 0),
-    "perpendicular, on the model": (lambda model: node("perpneg", "PerpNeg", prompt(**OTHER), 1.0)(model), {}, 0),
-    "skip-layer": (node("slg", "SkipLayerGuidanceDiT", 2.0, 0.0, 1.0, "5", ""), {}, 0),
-    "skip-layer, for a while": (node("slg", "SkipLayerGuidanceDiT", 2.0, 0.05, 0.4, "5", ""), {}, 0),
-    "skip-layer, simple": (node("slg", "SkipLayerGuidanceDiTSimple", 0.0, 1.0, "5", ""), {}, 0),
-    "spatio-temporal, by a flag": (perturbed(), {}, 0),
-    "spatio-temporal, cfg 1": (perturbed(), {"cfg": 1.0}, 0),
-    "a second look at another noise level": (at_lower_noise(), {}, 0),
-    "CFG++": (lambda model: model, {"sampler": "euler_cfg_pp", "cfg": 1.0}, 0),
-    "CFG++, res_multistep": (lambda model: model, {"sampler": "res_multistep_cfg_pp", "cfg": 1.0}, 0),
-    "CFG++, dpmpp_2m": (lambda model: model, {"sampler": "dpmpp_2m_cfg_pp", "cfg": 1.0}, 0),
-    "CFG++, gradient_estimation": (lambda model: model, {"sampler": "gradient_estimation_cfg_pp", "cfg": 1.0}, 0),
+    "none, cfg 1": (lambda model: model, {"cfg": 1.0}, 34),
+    "cfg 3": (lambda model: model, {}, 34),
+    "cfg 6": (lambda model: model, {"cfg": 6.0}, 25),
+    "cfg 3, then 1": (node("custom_sampler", "CFGOverride", 1.0, 0.5, 1.0), {}, 30),
+    "cfg 1, then 3": (node("custom_sampler", "CFGOverride", 1.0, 0.0, 0.3), {}, 20),
+    "cfg falling with the noise": (steered(lambda sigma: 1 + 4 * sigma), {}, 33),
+    "CFG-Zero*": (node("cfg", "CFGZeroStar"), {}, 29),
+    "CFGNorm": (node("cfg", "CFGNorm", 1.0), {}, 26),
+    "APG": (node("apg", "APG", 0.5, 15.0, -0.5), {}, 27),
+    "rescaled": (node("model_advanced", "RescaleCFG", 0.7, method="patch"), {}, 31),
+    "Mahiro": (node("mahiro", "Mahiro"), {}, 33),
+    "tangential damping": (node("tcfg", "TCFG"), {}, 35),
+    "FreSca": (node("fresca", "FreSca", 1.0, 1.25, 2), {}, 32),
+    "perpendicular, on the model": (lambda model: node("perpneg", "PerpNeg", prompt(**OTHER), 1.0)(model), {}, 28),
+    "skip-layer": (node("slg", "SkipLayerGuidanceDiT", 2.0, 0.0, 1.0, "5", ""), {}, 29),
+    "skip-layer, for a while": (node("slg", "SkipLayerGuidanceDiT", 2.0, 0.05, 0.4, "5", ""), {}, 29),
+    "skip-layer, simple": (node("slg", "SkipLayerGuidanceDiTSimple", 0.0, 1.0, "5", ""), {}, 29),
+    "spatio-temporal, by a flag": (perturbed(), {}, 33),
+    "spatio-temporal, cfg 1": (perturbed(), {"cfg": 1.0}, 35),
+    "a second look at another noise level": (at_lower_noise(), {}, 33),
+    "CFG++": (lambda model: model, {"sampler": "euler_cfg_pp", "cfg": 1.0}, 17),
+    "CFG++, res_multistep": (lambda model: model, {"sampler": "res_multistep_cfg_pp", "cfg": 1.0}, 8),
+    "CFG++, dpmpp_2m": (lambda model: model, {"sampler": "dpmpp_2m_cfg_pp", "cfg": 1.0}, 8),
+    "CFG++, gradient_estimation": (lambda model: model, {"sampler": "gradient_estimation_cfg_pp", "cfg": 1.0}, 10),
 }
 QUICK = ("none, cfg 1", "cfg 3", "cfg 3, then 1", "APG", "spatio-temporal, by a flag", "skip-layer", "CFG++")
 
@@ -181,12 +181,12 @@ def two_models(model):
 
 
 GUIDERS = {
-    "basic": (basic, 1, 0),
-    "cfg": (cfg_guider, 2, 0),
-    "dual, regular": (dual("regular"), 3, 0),
-    "dual, nested": (dual("nested"), 3, 0),
-    "perpendicular": (perpendicular, 3, 0),
-    "a model for each prompt": (two_models, 2, 0),
+    "basic": (basic, 1, 34),
+    "cfg": (cfg_guider, 2, 34),
+    "dual, regular": (dual("regular"), 3, 32),
+    "dual, nested": (dual("nested"), 3, 27),
+    "perpendicular": (perpendicular, 3, 28),
+    "a model for each prompt": (two_models, 2, 34),
 }
 
 

@@ -14,22 +14,22 @@ from ways.trained import compare
 pytestmark = pytest.mark.usefixtures("without_gradients")
 # Least signal-to-error in dB of "balanced" at 12 steps; random weights, so that only its order of magnitude says much.
 FLOORS = {
-    "Stable Diffusion 1.5": 0,
-    "Stable Video Diffusion": 0,
-    "Flux": 0,
-    "Qwen-Image": 0,
-    "Z-Image": 0,
+    "Stable Diffusion 1.5": 21,
+    "Stable Video Diffusion": 11,
+    "Flux": 14,
+    "Qwen-Image": 16,
+    "Z-Image": 6,
     "ACE-Step": 0,
-    "Stable Audio": 0,
+    "Stable Audio": 3,
 }
 VIDEO = {
-    "CosmosT2V": 0,
-    "CosmosT2IPredict2": 0,
-    "LTXV": 0,
-    "LTXAV": 0,
-    "HunyuanVideo15": 0,
-    "GenmoMochi": 0,
-    "MiniMaxH3": 0,
+    "CosmosT2V": 16,
+    "CosmosT2IPredict2": 24,
+    "LTXV": 16,
+    "LTXAV": 15,
+    "HunyuanVideo15": 20,
+    "GenmoMochi": 17,
+    "MiniMaxH3": 32,
 }
 QUICK = ("Stable Diffusion 1.5", "Flux", "Z-Image", "Stable Audio", "CosmosT2V", "LTXAV")
 
@@ -68,14 +68,14 @@ class TestParameterisations:
 
         other = OTHERS["Stable Diffusion 1.5"]
         [model] = ModelSamplingDiscrete().patch(load(other), "v_prediction", True)
-        check(model, lambda model: sample(model, steps=12, **other.prompts()), 0)
+        check(model, lambda model: sample(model, steps=12, **other.prompts()), 10)
 
     def test_edm_by_node(self, pack):
         from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 
         other = OTHERS["Stable Diffusion 1.5"]
         [model] = ModelSamplingContinuousEDM().patch(load(other), "v_prediction", 120.0, 0.002)
-        check(model, lambda model: sample(model, steps=12, scheduler="karras", **other.prompts()), 0)
+        check(model, lambda model: sample(model, steps=12, scheduler="karras", **other.prompts()), 6)
 
     @pytest.mark.parametrize("shift", [1.0, 1.32, 2.64, 8.06])
     def test_shifts_whose_largest_noise_level_is_a_little_above_one(self, trained, shift):
@@ -84,4 +84,4 @@ class TestParameterisations:
 
         [model] = ModelSamplingSD3().patch(trained, shift)
         compared = compare(model, demo.sampling(cfg=1.0))
-        assert compared.decibels > 0
+        assert compared.decibels > 34

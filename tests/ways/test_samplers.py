@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import pytest
@@ -65,6 +64,7 @@ pytestmark = [
     pytest.mark.usefixtures("without_gradients"),
     pytest.mark.filterwarnings("ignore:__array_wrap__"),  # deis
     pytest.mark.filterwarnings("ignore:To copy construct"),  # dpm_adaptive
+    pytest.mark.filterwarnings("ignore:Should have t"),  # the Brownian noise of SDE samplers, at the last step
 ]
 
 
@@ -164,34 +164,55 @@ def test_a_sampler_that_cannot_be_asked(wan):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", pytest.param("er_sde", marks=pytest.mark.long)])
-def test_asking_is_quick_and_calls_no_model(wan, sampler):
-    """A hundred steps in less than 0.2 s of this thread's time, before the first call of the model."""
+def test_asking_calls_no_model(wan, sampler):
+    """All of it is done before the first call of the model; how long it takes, the benchmarks tell."""
     patched, _ = bind(wan)
-    started, took = 0.0, []
-
-    def start(executor, *args, **kwargs):
-        nonlocal started
-        started = time.thread_time()
-        return executor(*args, **kwargs)
 
     def first_call(executor, *args, **kwargs):
-        took.append(time.thread_time() - started)
         raise KeyboardInterrupt
 
-    outer = wan.clone()
-    outer.add_wrapper_with_key("sampler_sample", "test", start)
-    for _ in range(2):  # the first one may import
-        patched, _ = bind(outer)
-        patched.add_wrapper_with_key("calc_cond_batch", "test", first_call)
-        with calls_of(wan) as ran, pytest.raises(KeyboardInterrupt):
-            sample(patched, sampler=sampler, steps=100)
-        assert not ran.made
-    assert 0 < took[-1] < 0.2
+    patched.add_wrapper_with_key("calc_cond_batch", "test", first_call)
+    with calls_of(wan) as ran, pytest.raises(KeyboardInterrupt):
+        sample(patched, sampler=sampler, steps=100)
+    assert not ran.made
 
 
-# Signal-to-error in dB of "balanced" at 20 steps, cfg 3, on the demo model: some 2 dB below what was measured. Samplers
-# that add noise follow another path where their predictions differ, and so do those that weigh them against each other.
-FLOORS = dict.fromkeys(sorted(set(CALLS) - OF_THEIR_OWN), 0)
+# Signal-to-error in dB of "balanced" at 20 steps, cfg 3, on the demo model, a sixth or 3 below what was measured. Not
+# here: lcm and some with CFG++ at a guidance of 3, where noise decides at every step where they go; SDE samplers whose
+# values were not measured yet.
+FLOORS = {
+    "ddim": 34,
+    "ddpm": 22,
+    "deis": 24,
+    "dpm_2": 43,
+    "dpm_2_ancestral": 8,
+    "dpmpp_2m": 28,
+    "dpmpp_2m_cfg_pp": 5,
+    "dpmpp_2s_ancestral": 18,
+    "er_sde": 12,
+    "euler": 34,
+    "euler_ancestral": 6,
+    "euler_ancestral_cfg_pp": 1,
+    "euler_cfg_pp": 5,
+    "exp_heun_2_x0": 37,
+    "exp_heun_2_x0_sde": 20,
+    "gradient_estimation": 26,
+    "gradient_estimation_cfg_pp": 10,
+    "heun": 38,
+    "ipndm": 28,
+    "ipndm_v": 22,
+    "lms": 23,
+    "res_multistep": 27,
+    "res_multistep_ancestral": 18,
+    "res_multistep_ancestral_cfg_pp": 13,
+    "res_multistep_cfg_pp": 7,
+    "sa_solver": 15,
+    "sa_solver_pece": 20,
+    "seeds_2": 17,
+    "seeds_3": 7,
+    "uni_pc": 28,
+    "uni_pc_bh2": 28,
+}
 
 
 @pytest.mark.parametrize("sampler", all_but(("euler", "dpmpp_2m", "res_multistep", "uni_pc", "er_sde"), FLOORS))
