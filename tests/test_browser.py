@@ -21,7 +21,7 @@ from demo.comfyui import REPOSITORY, ComfyServer
 
 WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
 STEPS = 30
-pytestmark = [pytest.mark.server, pytest.mark.usefixtures("demo_weights")]
+pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.usefixtures("demo_weights")]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ TITLES = {
     "en": ("AdaCache", "MoReg Settings", "Token Refresh", "AR Cache", "AdaCache Inspector"),
     "zh": ("AdaCache", "MoReg 设置", "Token 刷新", "AR 缓存", "AdaCache 检查器"),
 }
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.long, pytest.mark.server]
 
 
 @pytest.mark.parametrize("language", TITLES)

@@ -22,7 +22,7 @@ HEAD = (
     "run,step,sigma,kind,reason,calls,computed_calls,seconds,miss,"
     "rate,distance,regularized_distance,motion_score,motion_gradient"
 )
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.long, pytest.mark.server]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from demo.comfyui import REPOSITORY, ComfyServer
 
 WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
 DEFAULT = "AdaCache.DefaultPreset"
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.long, pytest.mark.server]
 
 
 @pytest.fixture

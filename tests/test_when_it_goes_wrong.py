@@ -358,6 +358,7 @@ class TestShapes:
         assert sample(bind(lengthened)[0]).isfinite().all()
 
 
+@pytest.mark.long
 def test_two_hundred_runs_in_a_row_hold_no_more_than_twenty(wan):
     """Every tenth is interrupted and every tenth fails; sizes change. Counted are objects, not the process's memory."""
     patched, log = bind(wan)
