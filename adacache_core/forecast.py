@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 ORDER = 2  # computes that a forecast looks back on; more of them lose at the gaps that are worth having
+SAME_TIME = 1e-5
 _MOST = 4.0  # a correction is never larger than so many surprises
 
 
@@ -65,7 +66,7 @@ def is_finite(x: Tensor) -> bool:
 
 def remember(history: Sequence[Computed], computed: Computed) -> tuple[Computed, ...]:
     """The history with one more compute. It takes the place of one at the same flow time: no line goes through two."""
-    older = [known for known in history if abs(known.time - computed.time) > 1e-5]
+    older = [known for known in history if abs(known.time - computed.time) > SAME_TIME]
     return (computed, *older)[:ORDER]
 
 

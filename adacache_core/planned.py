@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from .forecast import ORDER, Computed, correction, error_shape, is_finite, precise, predict, remember
+from .forecast import ORDER, SAME_TIME, Computed, correction, error_shape, is_finite, precise, predict, remember
 from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
@@ -217,6 +217,8 @@ class PlannedRun:
         if self._response is None or not (self._corrects and self._skipped and len(self._guided) == ORDER):
             return 0.0
         known = [computed.time for computed in self._guided]
+        if min(abs(self._time - time) for time in known) <= SAME_TIME:
+            return 0.0  # back from a look ahead, where nothing was extrapolated
         times = [self._steps.time(self._response.sigmas[skipped]) for skipped in self._skipped]
         shapes = torch.tensor([error_shape(known, time, self._time) for time in times], dtype=torch.float64)
         last = len(self._response.weights) - 1

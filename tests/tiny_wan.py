@@ -203,7 +203,8 @@ def memory(at_least: int = 0) -> int:
         at_least: without those of fewer bytes, such as a few numbers about a schedule.
     """
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    # Not the fakes that torch.compile leaves.
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter)]
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(size for size in held.values() if size >= at_least)
 

@@ -198,3 +198,19 @@ def test_a_sampler_that_goes_other_ways_than_it_said_is_planned_on_the_schedule(
 def test_nothing_is_corrected_where_noise_is_added():
     response = asked(ancestral, STEPS)
     assert response.adds_noise
+
+
+def test_a_compute_back_at_a_known_noise_level_owes_nothing():
+    """A sampler that looks ahead comes back to a level that was computed: there is no surprise to be shared out."""
+    from adacache_core import PlannedRun, RunStatistics, Steps
+
+    levels = [0.9, 0.8, 0.7, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    steps = Steps((*levels, 0.0), lambda sigma: (1 - sigma, sigma))
+    planned = ["plan", "plan", None, "plan", *[None] * 4, "plan"]
+    run = PlannedRun(steps, 4, RunStatistics({}, 9), asked(euler, steps), planner=lambda *_: tuple(planned))
+    for sigma in levels[:4]:
+        run.begin(sigma)
+        known = run.recall("only")
+        guided = bent(ones(1), sigma)
+        answer = run.end(run.keep("only", guided) if known is None else known)
+    assert torch.equal(answer, guided)
