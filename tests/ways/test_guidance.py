@@ -141,7 +141,9 @@ def rows(table, quick):
 @pytest.mark.parametrize(("apply", "choices", "floor"), rows(ON_THE_MODEL, QUICK))
 def test_guidance_of_the_model(trained, apply, choices, floor):
     compared = compare(trained, lambda model: sampling(**choices)(apply(model)))
-    assert compared.run.count("computed") == planned(STEPS)
+    # A condition that comes up late is computed until two of its predictions are known, planned or not.
+    new = sum(record.reason == "new condition" for record in compared.run.steps)
+    assert compared.run.count("computed") == planned(STEPS) + new <= planned(STEPS) + 2
     assert compared.decibels > floor
 
 

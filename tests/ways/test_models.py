@@ -11,7 +11,10 @@ from ways import trained as demo
 from ways.others import OTHERS, load
 from ways.trained import compare
 
-pytestmark = pytest.mark.usefixtures("without_gradients")
+pytestmark = [
+    pytest.mark.usefixtures("without_gradients"),
+    pytest.mark.filterwarnings("ignore:torch.get_autocast_gpu_dtype"),  # ACE-Step, of a PyTorch that has moved on
+]
 # Least signal-to-error in dB of "balanced" at 12 steps; random weights, so that only its order of magnitude says much.
 FLOORS = {
     "Stable Diffusion 1.5": 21,
