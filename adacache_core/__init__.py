@@ -14,7 +14,7 @@ from .plan import SPEEDUPS, plan
 from .planned import PlannedRun
 from .response import CannotAskError, Response, ask, following
 from .statistics import Observation, RunStatistics, StepRecord
-from .steps import Steps, flow_time
+from .steps import Steps, flow_time, same_sigma
 from .window import Window, WindowStatistics
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "following",
     "plan",
     "predict",
+    "same_sigma",
 ]

@@ -59,9 +59,9 @@ def precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def is_finite(x: Tensor) -> bool:
-    """Whether there is no NaN and no infinity in it."""
-    return math.isfinite(float(torch.linalg.vector_norm(precise(x))))
+def norm(x: Tensor) -> float:
+    """Euclidean length; no finite number where there is a NaN or an infinity in it."""
+    return float(torch.linalg.vector_norm(precise(x)))
 
 
 def remember(history: Sequence[Computed], computed: Computed) -> tuple[Computed, ...]:

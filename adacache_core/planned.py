@@ -5,19 +5,20 @@ State lives in this object and is dropped with it.
 
 from __future__ import annotations
 
+import math
 import time as clock
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from .forecast import ORDER, SAME_TIME, Computed, correction, error_shape, is_finite, precise, predict, remember
+from .forecast import ORDER, SAME_TIME, Computed, correction, error_shape, norm, precise, predict, remember
 from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
 from .response import Response
 from .statistics import RunStatistics, StepRecord
-from .steps import SAME_SIGMA, Steps
+from .steps import Steps, same_sigma
 
 # On how many calls after a compute a correction is judged.
 REACH = 4
@@ -111,7 +112,7 @@ class PlannedRun:
         record.computed_calls += 1
         if record.kind != "computed":
             record.kind, record.reason = "computed", "new condition"
-        if not is_finite(denoised):
+        if not math.isfinite(norm(denoised)):
             record.reason = "not finite"  # also where a node behind guidance hides it
             self._kept.refuse(slot)
         else:
@@ -170,7 +171,7 @@ class PlannedRun:
     def _as_asked(self, sigma: float) -> bool:
         assert self._response is not None
         asked = self._response.sigmas[self._calls : self._calls + 1]
-        return bool(asked) and abs(asked[0] - sigma) <= SAME_SIGMA * abs(sigma)
+        return bool(asked) and same_sigma(asked[0], sigma)
 
     def _open(self, call: int, sigma: float) -> None:
         if call in self._turns or (self._record is not None and call < self._record.step):
@@ -198,14 +199,14 @@ class PlannedRun:
 
     def _corrected(self, record: StepRecord, guided: Tensor) -> Tensor:
         """Measure the surprise of a compute, and give back what the skips before it owe."""
-        if not is_finite(guided):
+        size = norm(guided)
+        if not math.isfinite(size):
             record.reason = "not finite"
             return guided
         if not self._guided:
             return guided
         surprise = precise(guided) - precise(predict(self._guided, self._time))
-        size = float(torch.linalg.vector_norm(precise(guided)))
-        record.miss = float(torch.linalg.vector_norm(surprise)) / size if size else 0.0
+        record.miss = norm(surprise) / size if size else 0.0
         factor = self._owed(record.step)
         if factor != 0:
             added = (surprise * factor).to(guided.dtype)

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 SAME_SIGMA = 1e-4
 
 
+def same_sigma(one: float, other: float) -> bool:
+    """Whether two sigmas are one noise level."""
+    return abs(one - other) <= SAME_SIGMA * abs(other)
+
+
 def flow_time(signal: float, noise: float) -> float:
     """Flow-matching time of a noisy latent ``signal * video + noise * epsilon``: 0 is the video, 1 is noise alone.
 

@@ -24,6 +24,7 @@ from ..adacache_core import (
     Steps,
     ask,
     following,
+    same_sigma,
 )
 from .asking import alone, scales_of, share_of
 from .other_caches import other_caches
@@ -215,7 +216,7 @@ def _true_denoised(
     def true(step: int, denoised: Tensor, x: Tensor, total_steps: int) -> Any:
         if run.corrected is not None:
             sigma, added = run.corrected
-            if step < len(sigmas) and abs(sigma - float(sigmas[step])) <= 1e-4 * sigma:
+            if step < len(sigmas) and same_sigma(float(sigmas[step]), sigma):
                 mask = denoise_mask
                 if mask is not None and "denoise_mask_function" in options:
                     extra = {"model": guider, "sigmas": sigmas}

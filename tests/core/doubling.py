@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
 from adacache_core.inside.layout import Blocks, Layout, Stream
+
+
+class Allocating:
+    """Stands in for the place where what outlives a model's forward is allocated; knows whether one is in it."""
+
+    def __init__(self) -> None:
+        self.inside = False
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.inside = True
+        yield
+        self.inside = False
 
 
 class Doubling(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from adacache_core import ConfigurationError, ShapeMismatchError, UnsupportedMod
 from adacache_core.inside.attach import computing, shadowed, skipping
 from adacache_core.inside.layout import Blocks, Layout, Stream, layout_of
 
-from .doubling import LAYOUT, Doubling, DoublingModel, InPlaceDoubling, ones
+from .doubling import LAYOUT, Allocating, Doubling, DoublingModel, InPlaceDoubling, ones
 
 
 def keeping(recorded):
@@ -187,18 +185,12 @@ def test_a_skipped_block_leaves_behind_what_its_row_says():
 )
 def test_what_is_noted_is_allocated_where_it_may_outlive_the_block(attach):
     """The clone of the stack's input is made within the first block's call and read at the head."""
-    inside, seen = [], []
-
-    @contextmanager
-    def allocating():
-        inside.append(True)
-        yield
-        inside.pop()
+    allocating, seen = Allocating(), []
 
     class Watching(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func is torch.ops.aten.clone.default:
-                seen.append(bool(inside))
+                seen.append(allocating.inside)
             return func(*args, **(kwargs or {}))
 
     model = DoublingModel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from adacache_core.paper.residual import ResidualCache
 from adacache_core.paper.rule import CodebookRule
 from adacache_core.paper.run import ResidualRun
 
-from .doubling import LAYOUT, DoublingModel, InPlaceDoubling, ones
+from .doubling import LAYOUT, Allocating, DoublingModel, InPlaceDoubling, ones
 from .test_paper_measure import most_at_once
 
 STEPS = 12
@@ -322,19 +321,13 @@ def test_motion_is_measured_on_the_videos_tokens():
 
 def test_what_outlives_the_call_is_allocated_where_it_may():
     """Every residual, and the sums that are read when the step is over."""
-    inside, seen = [], []
-
-    @contextmanager
-    def allocating():
-        inside.append(True)
-        yield
-        inside.pop()
+    allocating, seen = Allocating(), []
 
     class Watching(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             output = func(*args, **(kwargs or {}))
             if func in (torch.ops.aten.sub.Tensor, torch.ops.aten.sum.dim_IntList, torch.ops.aten.stack.default):
-                seen.append(bool(inside))
+                seen.append(allocating.inside)
             return output
 
     model, run = DoublingModel(), new_run(allocating=allocating)

@@ -29,6 +29,8 @@ from adacache_core.tokens.choice import (
 from adacache_core.tokens.partial import TokenSteps, bytes_per_token
 from adacache_core.tokens.sublayers import TokenCall, refreshing
 
+from .doubling import Allocating
+
 PARTS = Sublayers(replayed=("attention",), cross_attention=("cross",), mlp=(("mlp", "mlp"),))
 STREAMS = (Stream("head"),)
 
@@ -364,18 +366,12 @@ def test_outputs_are_kept_on_the_chosen_device():
 
 def test_what_outlives_the_call_is_allocated_where_it_may():
     """Outputs and scores of a full step, and the choice of a partial one."""
-    inside, seen = [], []
-
-    @contextmanager
-    def allocating():
-        inside.append(True)
-        yield
-        inside.pop()
+    allocating, seen = Allocating(), []
 
     class Watching(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func in (torch.ops.aten._to_copy.default, torch.ops.aten.index_fill.int_Scalar):
-                seen.append((func, bool(inside)))
+                seen.append((func, allocating.inside))
             return func(*args, **(kwargs or {}))
 
     cache, model = TokenCache(FIRST, allocating), Model()
