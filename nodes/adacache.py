@@ -10,8 +10,32 @@ from ..adacache_core.paper.codebook import Codebook
 from ..adacache_core.paper.measure import MotionRegularization
 from ..adacache_core.tokens.choice import TokenRefresh
 from .binding import bind
-from .settings import CUSTOM, PRESETS, Settings
-from .types import Motion, Refresh, Statistics
+from .settings import CUSTOM, PRESETS, TARGET, Settings
+from .types import CATEGORY, Motion, Refresh, Statistics, accepts
+
+# What a preset brings with it.
+_NEEDS: dict[str, list[io.Input]] = {
+    TARGET: [
+        io.Float.Input(
+            "target_speedup",
+            default=2.0,
+            min=1.0,
+            max=8.0,
+            step=0.1,
+            tooltip="All steps over computed steps; the time saved comes close to it.",
+        )
+    ],
+    CUSTOM: [
+        io.String.Input(
+            "codebook",
+            default="0.08:6, 0.16:5, 0.24:4, 0.32:3, 0.40:2, 1.00:1",
+            tooltip=(
+                "threshold:rate pairs, thresholds ascending. Where the video changes less than a threshold per step, "
+                "the next compute comes after that many steps."
+            ),
+        )
+    ],
+}
 
 
 class AdaCache(io.ComfyNode):
@@ -22,50 +46,32 @@ class AdaCache(io.ComfyNode):
         return io.Schema(
             node_id="AdaCache",
             display_name="AdaCache",
-            category="advanced/model",
+            category=CATEGORY,
             description=(
                 "Makes a model sample faster: it runs only at the steps that matter, and the others continue the trend "
                 "of its predictions. For any model; connect it between the model loader (and LoRAs) and the sampler."
             ),
-            search_aliases=["cache", "speed up", "faster video", "teacache", "easycache", "moreg", "step skipping"],
+            search_aliases=["cache", "speed up", "faster video", "teacache", "easycache", "step skipping", "moreg"],
             inputs=[
                 io.Model.Input("model", tooltip="Any diffusion model: video, image or audio."),
-                io.Combo.Input(
+                io.DynamicCombo.Input(
                     "preset",
-                    options=list(PRESETS),
-                    default="balanced",
+                    options=[io.DynamicCombo.Option(preset, _NEEDS.get(preset, [])) for preset in PRESETS],
                     tooltip=(
                         "How much to skip. balanced computes 1 step in 2, quality 2 in 3, fast 1 in 3, placed where "
-                        "they matter most; target computes as many as target_speedup asks for. paper-fast and "
+                        "they matter most; target computes as many as its target_speedup asks for. paper-fast and "
                         "paper-slow are the published AdaCache settings, which decide from the video and need a known "
-                        "video model; custom is the same with the codebook below."
+                        "video model; custom is the same with a codebook of yours."
                     ),
                 ),
-                io.String.Input(
-                    "codebook",
-                    default="0.08:6, 0.16:5, 0.24:4, 0.32:3, 0.40:2, 1.00:1",
-                    multiline=False,
-                    advanced=True,
-                    tooltip=(
-                        "For preset custom: threshold:rate pairs, thresholds ascending. Where the video changes less "
-                        "than a threshold per step, the next compute comes after that many steps."
-                    ),
-                ),
-                io.Float.Input(
-                    "target_speedup",
-                    default=2.0,
-                    min=1.0,
-                    max=8.0,
-                    step=0.1,
-                    optional=True,
-                    advanced=True,
-                    tooltip="For preset target: all steps over computed steps; the time saved comes close to it.",
-                ),
-                Motion.Input(
-                    "moreg",
+                io.MultiType.Input(
+                    io.Boolean.Input("moreg", default=False, optional=True),
+                    [Motion],
                     display_name="MoReg",
-                    optional=True,
-                    tooltip="Motion regularisation from a MoReg Settings node: more compute where things move.",
+                    tooltip=(
+                        "Motion regularisation: more compute where things move. A MoReg Settings node, connected here, "
+                        "tunes it for the presets of the paper."
+                    ),
                 ),
                 Refresh.Input(
                     "token_refresh",
@@ -88,15 +94,35 @@ class AdaCache(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Any,
-        preset: str,
-        codebook: str = "",
-        target_speedup: float = 2.0,
-        moreg: MotionRegularization | None = None,
-        token_refresh: TokenRefresh | None = None,
-    ) -> io.NodeOutput:
-        custom = Codebook.parse(codebook) if preset == CUSTOM else None
-        settings = Settings(preset, custom, target_speedup, moreg, token_refresh)
-        return io.NodeOutput(*bind(model, settings, cls.hidden.unique_id))
+    def validate_inputs(cls, **inputs: Any) -> bool | str:
+        """What ``execute`` would refuse; a value that comes over a link is None here.
+
+        ComfyUI marks every input that this function takes, and one that a preset brings comes with the others only.
+        """
+        chosen = inputs.get("preset") or {"preset": None}  # ComfyUI leaves out one that it does not know
+        refresh = TokenRefresh() if "token_refresh" in inputs else None
+        linked = any(value is None for name, value in chosen.items() if name != "preset")
+        return linked or accepts(lambda: settings_of(chosen, inputs.get("moreg"), refresh))
+
+    @classmethod
+    def execute(cls, model: Any, **choices: Any) -> io.NodeOutput:
+        return io.NodeOutput(*bind(model, settings_of(**choices), cls.hidden.unique_id))
+
+
+def settings_of(
+    preset: dict[str, Any], moreg: MotionRegularization | bool | None = None, token_refresh: TokenRefresh | None = None
+) -> Settings:
+    """The settings that a node's inputs stand for.
+
+    Args:
+        preset: its name, by the key ``preset``, and what it brings: ``target_speedup`` or ``codebook``.
+        moreg: from the node of that name, or whether to use the published values.
+        token_refresh: from the node of that name.
+
+    Raises:
+        ConfigurationError: see ``Settings`` and ``Codebook``.
+    """
+    codebook = Codebook.parse(preset["codebook"]) if preset["preset"] == CUSTOM else None
+    published = MotionRegularization() if moreg is True else None
+    motion = moreg if isinstance(moreg, MotionRegularization) else published
+    return Settings(preset["preset"], codebook, preset.get("target_speedup", 2.0), motion, token_refresh)

@@ -16,7 +16,7 @@ from torch import nn
 from ..adacache_core import ConfigurationError, UnsupportedModelError, Window, WindowStatistics
 from ..adacache_core.window import make_room
 from .runs import RunLog
-from .types import Statistics
+from .types import EXPERIMENTAL, Statistics, accepts
 
 KEY = "adacache_ar_cache"
 _SAMPLER = "sample_ar_video"
@@ -30,13 +30,14 @@ class ARCache(io.ComfyNode):
         return io.Schema(
             node_id="AdaCacheARCache",
             display_name="AR Cache",
-            category="advanced/model",
+            category=EXPERIMENTAL,
             description=(
                 "Bounds the key/value cache of an autoregressive video model: each new block sees the latest frames, "
                 "and memory and time per block stay the same however long the video gets. Connect it between the "
                 "model loader and the sampler; works with AdaCache and without."
             ),
-            search_aliases=["kv cache", "long video", "causal video", "rolling cache", "self forcing", "ca2-vdm"],
+            search_aliases=["long video", "causal video", "self forcing", "ca2-vdm"],
+            is_experimental=True,
             inputs=[
                 io.Model.Input("model", tooltip="An autoregressive video model, e.g. Wan with Self-Forcing."),
                 io.Int.Input(
@@ -69,6 +70,11 @@ class ARCache(io.ComfyNode):
             # Two nodes with equal inputs would share one execution, and with it the log of their runs.
             not_idempotent=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, window: int, anchors: int = 0) -> bool | str:
+        """Anchors that do not leave room; a value that comes over a link is None here."""
+        return None in (window, anchors) or accepts(lambda: Window(window, anchors))
 
     @classmethod
     def execute(cls, model: Any, window: int, anchors: int = 0) -> io.NodeOutput:

@@ -13,7 +13,7 @@ from .chart import make_chart
 from .picture import draw_chart
 from .report import make_report
 from .runs import RunLog, executing_prompt, links_of
-from .types import Statistics
+from .types import CATEGORY, Statistics
 
 
 class AdaCacheInspector(io.ComfyNode):
@@ -24,12 +24,12 @@ class AdaCacheInspector(io.ComfyNode):
         return io.Schema(
             node_id="AdaCacheInspector",
             display_name="AdaCache Inspector",
-            category="advanced/model",
+            category=CATEGORY,
             description=(
                 "Shows which steps AdaCache computed and skipped, and why. Connect the sampler's LATENT, which passes "
                 "through, and the statistics of the AdaCache node."
             ),
-            search_aliases=["adacache statistics", "cache report", "cache chart"],
+            search_aliases=["adacache statistics", "adacache report", "adacache chart"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..adacache_core.paper.measure import MotionRegularization
-from .types import Motion, percent
+from .types import CATEGORY, Motion, accepts, percent
 
 _DEFAULTS = MotionRegularization()
 
@@ -18,12 +20,12 @@ class MoRegSettings(io.ComfyNode):
         return io.Schema(
             node_id="AdaCacheMoReg",
             display_name="MoReg Settings",
-            category="advanced/model",
+            category=CATEGORY,
             description=(
-                "Motion regularisation for AdaCache: compares latent frames while sampling and spends more steps on "
-                "videos that move. The defaults are the published values."
+                "Tunes motion regularisation for AdaCache's paper presets and custom: how motion raises the distance "
+                "between steps, and so how many compute. The defaults are the published values."
             ),
-            search_aliases=["motion regularization", "adacache motion", "moreg"],
+            search_aliases=["motion regularization"],
             inputs=[
                 io.String.Input(
                     "strides",
@@ -73,17 +75,15 @@ class MoRegSettings(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        strides: str,
-        start_percent: float,
-        end_percent: float,
-        scale: float,
-        exponent: float,
-        divisor: float,
-        gradient_multiplier: float,
-    ) -> io.NodeOutput:
-        parsed = MotionRegularization.parse_strides(strides)
-        return io.NodeOutput(
-            MotionRegularization(parsed, start_percent, end_percent, scale, exponent, divisor, gradient_multiplier)
-        )
+    def validate_inputs(cls, strides: str, start_percent: float, end_percent: float) -> bool | str:
+        """What their ranges do not tell; a value that comes over a link is None here."""
+        chosen = {"strides": strides, "start_percent": start_percent, "end_percent": end_percent}
+        return accepts(lambda: _motion(**{name: value for name, value in chosen.items() if value is not None}))
+
+    @classmethod
+    def execute(cls, **chosen: Any) -> io.NodeOutput:
+        return io.NodeOutput(_motion(**chosen))
+
+
+def _motion(strides: str = "1", **others: float) -> MotionRegularization:
+    return MotionRegularization(MotionRegularization.parse_strides(strides), **others)

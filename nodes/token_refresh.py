@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..adacache_core.tokens.choice import OPEN_SORA, RANDOM, TokenRefresh
-from .types import Refresh
+from .types import EXPERIMENTAL, Refresh
 
 CUSTOM = "custom"
 _DEVICES = {"same device": None, "system memory": "cpu"}
@@ -24,20 +24,23 @@ class TokenRefreshSettings(io.ComfyNode):
         return io.Schema(
             node_id="AdaCacheTokenRefresh",
             display_name="Token Refresh",
-            category="advanced/model",
+            category=EXPERIMENTAL,
             description=(
                 "Token-wise caching (ToCa) for AdaCache: a step that would be skipped computes a part of the tokens "
                 "instead, and keeps self-attention from the last full step. Needs much memory."
             ),
-            search_aliases=["toca", "token-wise caching", "token cache", "partial step", "adacache tokens"],
+            search_aliases=["toca", "token-wise caching", "partial step"],
+            is_experimental=True,
             inputs=[
-                io.Combo.Input(
+                io.DynamicCombo.Input(
                     "preset",
-                    options=[*_PRESETS, CUSTOM],
-                    default="open-sora",
+                    options=[
+                        *(io.DynamicCombo.Option(preset, []) for preset in _PRESETS),
+                        io.DynamicCombo.Option(CUSTOM, _custom()),
+                    ],
                     tooltip=(
                         "How tokens are chosen. open-sora is close to the paper's setting for that model, random draws "
-                        "them, custom uses the weights and factors below."
+                        "them, custom has weights and factors of yours."
                     ),
                 ),
                 io.Float.Input(
@@ -47,30 +50,6 @@ class TokenRefreshSettings(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Part of the tokens that a partial step computes; at 1 every step is computed in full.",
-                ),
-                _weight("influence", "Weight of the attention that other tokens pay to a token. Slow on long videos."),
-                _weight("entropy", "Weight of how evenly a token attends to the prompt; for cross-attention only."),
-                _weight("age", "Weight of the time since a token was computed."),
-                _weight("spread", "Bonus for the best token of each cell, so that choices cover the frame."),
-                _weight("random", "Weight of a random number."),
-                io.Int.Input(
-                    "cell",
-                    default=_DEFAULTS.cell,
-                    min=1,
-                    max=16,
-                    advanced=True,
-                    tooltip="Edge of a cell in tokens, for spread: 2 or 4 in the paper.",
-                ),
-                _factor("cross_attention", "Cross-attention's share of the ratio; 0 replays it."),
-                _factor("mlp", "The MLP's share of the ratio; 0 replays it."),
-                io.Float.Input(
-                    "depth",
-                    default=_DEFAULTS.depth,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="Above 0 the first blocks compute more tokens and the last ones fewer.",
                 ),
                 # Not "seed": the front end would put a control for the next run behind it.
                 io.Int.Input(
@@ -94,19 +73,40 @@ class TokenRefreshSettings(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, preset: str, ratio: float, random_seed: int, device: str = "same device", **custom: Any
+        cls, preset: dict[str, Any], ratio: float, random_seed: int, device: str = "same device"
     ) -> io.NodeOutput:
-        chosen = {"ratio": ratio, "seed": random_seed, "device": _DEVICES[device]}
-        if preset in _PRESETS:
-            return io.NodeOutput(replace(_PRESETS[preset], **chosen))
-        return io.NodeOutput(TokenRefresh(**chosen, **custom))
+        kind, custom = preset["preset"], {name: value for name, value in preset.items() if name != "preset"}
+        base = _PRESETS.get(kind) or TokenRefresh(**custom)
+        return io.NodeOutput(replace(base, ratio=ratio, seed=random_seed, device=_DEVICES[device]))
 
 
-def _weight(name: str, tooltip: str) -> io.Float.Input:
-    default = getattr(_DEFAULTS, name)
-    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.05, advanced=True, tooltip=tooltip)
+def _custom() -> list[io.Input]:
+    """What the preset of that name brings."""
+    return [
+        _weight("influence", "Weight of the attention that other tokens pay to a token. Slow on long videos."),
+        _weight("entropy", "Weight of how evenly a token attends to the prompt; for cross-attention only."),
+        _weight("age", "Weight of the time since a token was computed."),
+        _weight("spread", "Bonus for the best token of each cell, so that choices cover the frame."),
+        _weight("random", "Weight of a random number."),
+        io.Int.Input(
+            "cell",
+            default=_DEFAULTS.cell,
+            min=1,
+            max=16,
+            tooltip="Edge of a cell in tokens, for spread: 2 or 4 in the paper.",
+        ),
+        _weight("cross_attention", "Cross-attention's share of the ratio; 0 replays it.", step=0.1),
+        _weight("mlp", "The MLP's share of the ratio; 0 replays it.", step=0.1),
+        io.Float.Input(
+            "depth",
+            default=_DEFAULTS.depth,
+            min=-1.0,
+            max=1.0,
+            step=0.05,
+            tooltip="Above 0 the first blocks compute more tokens and the last ones fewer.",
+        ),
+    ]
 
 
-def _factor(name: str, tooltip: str) -> io.Float.Input:
-    default = getattr(_DEFAULTS, name)
-    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.1, advanced=True, tooltip=tooltip)
+def _weight(name: str, tooltip: str, step: float = 0.05) -> io.Float.Input:
+    return io.Float.Input(name, default=getattr(_DEFAULTS, name), min=0.0, max=10.0, step=step, tooltip=tooltip)

@@ -260,7 +260,7 @@ def test_what_was_in_force(chromium, own):
     with open_front_end(chromium, own) as front_end:
         front_end.open_workflow(DEMO, seed=100, sampler_name="heun", steps=12)
         front_end.set_widget("AdaCache", "preset", "target")
-        front_end.set_widget("AdaCache", "target_speedup", 8)
+        front_end.set_widget("AdaCache", "preset.target_speedup", 8)
         front_end.run()
         front_end.wait_for_report()
         assert front_end.numbers()[3] == "target 8x"

@@ -244,7 +244,7 @@ def test_any_settings_keep_the_invariants(wan, chosen, moreg, sampler, steps, cf
     sampling = {"sampler": sampler, "steps": steps, "cfg": cfg, "scheduler": scheduler}
     try:
         [motion] = (None,) if moreg is None else execute(MoRegSettings, **moreg)
-        patched, log = watched.wrap(wan, lambda model: execute(AdaCache, model=model, moreg=motion, **chosen))
+        patched, log = watched.wrap(wan, lambda model: execute(AdaCache, model=model, preset=chosen, moreg=motion))
         sample(patched, noise=noise(seed=1), seed=1, **sampling)  # nothing of it may be left in the next run
         watched.__init__()
         start = noise(seed=2)
@@ -353,7 +353,7 @@ def graphs(draw):
     for kind in draw(st.lists(st.sampled_from(("AdaCache", *CACHES)), max_size=2)):
         values = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
         if kind == "AdaCache":
-            values = draw(inputs(ADACACHE))
+            values = {f"preset.{name}".removesuffix(".preset"): value for name, value in draw(inputs(ADACACHE)).items()}
             if moregs and draw(st.booleans()):
                 values["moreg"] = [draw(st.sampled_from(moregs)), 0]
         graph[f"model{len(models)}"] = (kind, {**values, "model": [models[-1], 0]})

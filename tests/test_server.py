@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 import torch
 from safetensors.torch import load
 
@@ -29,7 +30,7 @@ SCENE = {
     "color": "red",
     "shape": "circle",
 }
-ADACACHE = {"preset": "balanced", "codebook": "0.08:6, 0.16:5, 1.00:1"}
+ADACACHE = {"preset": "balanced"}
 LATENT = 16 * 5 * 8 * 8 * 4  # bytes, in float32
 MOREG = {
     "strides": "1",
@@ -40,7 +41,7 @@ MOREG = {
     "divisor": 1.0,
     "gradient_multiplier": 10.0,
 }
-EVERY_STEP = {"preset": "custom", "codebook": "1.0:1"}
+EVERY_STEP = {"preset": "custom", "preset.codebook": "1.0:1"}
 
 pytestmark = pytest.mark.usefixtures("demo_weights")
 
@@ -210,31 +211,68 @@ class TestInterrupt:
 
 
 @pytest.mark.parametrize(
-    ("adacache", "moreg", "message"),
+    ("node", "inputs", "message"),
     [
         (
-            {"preset": "custom", "codebook": "0.08:6, 0.24:4, 0.16:5"},
-            None,
-            r"AdaCache: codebook thresholds must ascend, got 0\.16 after 0\.24 \(entry 3\)",
+            "adacache",
+            {"preset": "custom", "preset.codebook": "0.08:6, 0.24:4, 0.16:5"},
+            "codebook thresholds must ascend, got 0.16 after 0.24 (entry 3)",
         ),
-        ({"preset": "custom", "codebook": "0.08=6"}, None, "codebook entry 1 is '0.08=6', expected threshold:rate"),
-        ({"preset": "custom", "codebook": "0.08:0"}, None, "must be at least 1, got 0"),
-        ({"preset": "custom", "codebook": ""}, None, "the codebook is empty"),
-        ({}, {"strides": "0"}, r"strides.*must be at least 1, got \(0,\)"),
-        ({}, {"strides": "-1"}, r"must be at least 1, got \(-1,\)"),
-        ({}, {"strides": "one"}, "strides must be whole numbers, got 'one'"),
-        ({"preset": "paper-fast"}, {"strides": "5"}, "stride of 5 needs more than 5 latent frames, the video has 5"),
-        ({}, {"start_percent": 0.9, "end_percent": 0.1}, "MoReg: start_percent must be below end_percent"),
+        (
+            "adacache",
+            {"preset": "custom", "preset.codebook": "0.08=6"},
+            "codebook entry 1 is '0.08=6', expected threshold:rate",
+        ),
+        ("adacache", {"preset": "custom", "preset.codebook": "0.08:0"}, "must be at least 1, got 0"),
+        ("adacache", {"preset": "custom", "preset.codebook": ""}, "the codebook is empty"),
+        ("adacache", {"preset": "target", "preset.target_speedup": 0.9}, "target_speedup of 1 or more, got 0.9"),
+        ("adacache", {"preset": "turbo"}, "preset must be one of balanced, quality, fast, target, paper-fast"),
+        ("adacache", {"moreg": True, "token_refresh": ["refresh", 0]}, "MoReg beside Token Refresh needs a preset"),
+        ("moreg", {"strides": "0"}, "must be at least 1, got (0,)"),
+        ("moreg", {"strides": "one"}, "strides must be whole numbers, got 'one'"),
+        ("moreg", {"start_percent": 0.9, "end_percent": 0.1}, "MoReg: start_percent must be below end_percent"),
+        ("window", {"window": 3, "anchors": 3}, "anchors must be below the window"),
     ],
 )
-def test_bad_input_is_refused_before_sampling(server, adacache, moreg, message):
-    graph = prompt(adacache, moreg=moreg)
-    prompt_id = server.queue(graph)
+def test_bad_settings_are_refused_on_queue_at_their_input(server, node, inputs, message):
+    graph = prompt({}, moreg={} if node == "moreg" else None)
+    refresh = {"preset": "open-sora", "ratio": 0.15, "random_seed": 0, "device": "same device"}
+    graph["refresh"] = {"class_type": "AdaCacheTokenRefresh", "inputs": refresh}
+    graph["window"] = {"class_type": "AdaCacheARCache", "inputs": {"model": ["adacache", 0], "window": 21, "anchors": 0}}
+    graph["sampler"]["inputs"]["model"] = ["window", 0]
+    graph[node]["inputs"] |= inputs
+    refused = requests.post(f"{server.url}/prompt", json={"prompt": graph}).json()["node_errors"]
+    assert refused.keys() == {node}
+    said = {error["extra_info"]["input_name"]: error["details"] for error in refused[node]["errors"]}
+    assert all(name in said for name in inputs if name != "preset")
+    assert all(message in details for details in said.values())
+
+
+def test_what_comes_over_a_link_is_refused_when_it_is_known(server):
+    graph = prompt({"preset": "custom", "preset.codebook": ["text", 0]})
+    graph["text"] = {"class_type": "PrimitiveString", "inputs": {"value": "0.08=6"}}
+    with pytest.raises(ComfyError, match="codebook entry 1 is '0.08=6', expected threshold:rate"):
+        server.run(graph)
+    graph["text"]["inputs"]["value"] = "0.08:3, 1.0:1"
+    assert report(server.run(graph))["runs"][0]["settings"]["codebook"] == [[0.08, 3], [1.0, 1]]
+
+
+def test_a_stride_that_the_video_is_too_short_for_is_refused_before_sampling(server):
+    prompt_id = server.queue(prompt({"preset": "paper-fast"}, moreg={"strides": "5"}))
     events = list(server.wait(prompt_id))
-    with pytest.raises(ComfyError, match=message):
+    with pytest.raises(ComfyError, match="stride of 5 needs more than 5 latent frames, the video has 5"):
         server.finish(prompt_id, events)
     sampled = [event for event in events if event.type == "progress" and event.data.get("node") == "sampler"]
     assert not sampled, "an error must come before the first step"
+
+
+def test_moreg_is_a_switch_or_a_link(server):
+    switched, linked, off = (
+        report(server.run(graph))["runs"][0]["settings"]["moreg"]
+        for graph in (prompt({"moreg": True}), prompt({}, moreg={}), prompt({"moreg": False}))
+    )
+    assert switched == linked and switched["scale"] == MOREG["scale"]
+    assert off is None
 
 
 def test_the_nodes_document_themselves(server):
@@ -246,17 +284,26 @@ def test_the_nodes_document_themselves(server):
         assert node["python_module"] == "custom_nodes.adacache"
         shown = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         assert not [key for key, (_, *options) in shown.items() if not (options and options[0].get("tooltip"))], name
-    required = info["AdaCache"]["input"]["required"]
-    assert required["preset"][1]["options"] == [
-        "balanced",
-        "quality",
-        "fast",
-        "target",
-        "paper-fast",
-        "paper-slow",
-        "custom",
-    ]
-    assert required["preset"][1]["default"] == "balanced"
-    shown = {**required, **info["AdaCache"]["input"]["optional"]}
-    advanced = [name for name, spec in shown.items() if len(spec) > 1 and spec[1].get("advanced")]
-    assert advanced == ["codebook", "target_speedup"]
+    options = info["AdaCache"]["input"]["required"]["preset"][1]["options"]
+    brought = {option["key"]: list(option["inputs"]["required"]) for option in options}
+    assert brought == {
+        "balanced": [],
+        "quality": [],
+        "fast": [],
+        "target": ["target_speedup"],
+        "paper-fast": [],
+        "paper-slow": [],
+        "custom": ["codebook"],
+    }
+
+
+def test_a_search_finds_the_main_node_and_experiments_are_marked(server):
+    """What people look for names AdaCache only; the front end puts a name before an alias."""
+    info = server.object_info()
+    experimental = [name for name in NODES if info[name]["experimental"]]
+    assert experimental == ["AdaCacheTokenRefresh", "AdaCacheARCache"]
+    assert {info[name]["category"] for name in experimental} == {"advanced/model/experimental"}
+    aliases = [alias for name in NODES if name != "AdaCache" for alias in info[name]["search_aliases"]]
+    for wanted in ("cache", "faster", "speed", "teacache", "easycache", "moreg", "skip"):
+        assert any(wanted in alias for alias in info["AdaCache"]["search_aliases"])
+        assert not [alias for alias in aliases if wanted in alias.replace("adacache", "")], wanted

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser import FrontEnd, open_front_end
+from playwright.sync_api import TimeoutError
 
 from demo.comfyui import REPOSITORY, ComfyServer
 
@@ -34,8 +35,14 @@ def presets(front_end: FrontEnd) -> list[str]:
 def add_node_by_hand(front_end: FrontEnd) -> None:
     """Double-click on the canvas, search, Enter."""
     page, before = front_end.page, len(presets(front_end))
-    page.mouse.dblclick(700, 800)
     search = page.get_by_role("dialog").get_by_role("combobox").or_(page.locator(".invisible-dialog-root input")).first
+    for _ in range(10):  # a click that meets the veil of a dialog on its way out is lost, as it is for a person
+        page.mouse.dblclick(700, 800)
+        try:
+            search.wait_for(timeout=3000)
+            break
+        except TimeoutError:
+            continue
     search.wait_for()
     search.fill("AdaCache")
     page.wait_for_timeout(500)
@@ -91,7 +98,8 @@ def test_the_preset_is_chosen_in_the_settings(front_end, server):
     combo = dialog.get_by_role("combobox", name="fast").or_(dialog.locator(".p-select")).first
     combo.click()
     options = page.get_by_role("option").all_inner_texts()
-    assert options == server.object_info()["AdaCache"]["input"]["required"]["preset"][1]["options"]
+    offered = server.object_info()["AdaCache"]["input"]["required"]["preset"][1]["options"]
+    assert options == [option["key"] for option in offered]
     front_end.screenshot("settings")
     page.get_by_role("option", name="paper-slow").click()
     page.wait_for_function("(id) => app.extensionManager.setting.get(id) === 'paper-slow'", arg=DEFAULT)

@@ -9,7 +9,8 @@ const NODE = 'AdaCacheInspector'
 const WIDTH = 460
 const LIVE = 'AdaCache.LiveUpdates'
 const DEFAULT_PRESET = 'AdaCache.DefaultPreset'
-const PRESETS = ['balanced', 'quality', 'fast', 'target', 'paper-fast', 'paper-slow', 'custom']
+const { AdaCache: { input } } = await (await api.fetchApi('/object_info/AdaCache')).json()
+const PRESETS = input.required.preset[1].options.map(({ key }) => key)
 
 const setting = (name) => app.extensionManager?.setting?.get(name)
 const words = () => wordsFor(setting('Comfy.Locale') ?? 'en')
