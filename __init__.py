@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
@@ -10,10 +12,15 @@ WEB_DIRECTORY = "./web"
 
 
 class AdaCacheExtension(ComfyExtension):
-    """Registers the pack's nodes."""
+    """Registers the pack's nodes, and in a clone those of the demo, which the registry's archive does not have."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return list(NODES)
+        if not Path(__file__).with_name("demo").is_dir():
+            return list(NODES)
+        from .demo.demo_nodes import find_weights, nodes
+
+        find_weights()
+        return [*NODES, *nodes()]
 
 
 def comfy_entrypoint() -> AdaCacheExtension:

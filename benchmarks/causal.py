@@ -28,7 +28,7 @@ from demo.comfyui import REPOSITORY, find_comfyui
 from demo.scenes import Scene
 
 WEIGHTS = REPOSITORY / "demo" / "weights" / "adacache_demo_causal_dit.safetensors"
-BLOCK, WINDOW, SHIFT, STEPS = 2, 6, 3.0, 12  # as in workflows/demo_causal.json
+BLOCK, WINDOW, SHIFT, STEPS = 2, 6, 3.0, 12  # as in workflows/AdaCache Demo Long Video.json
 SIDE = 16  # rows and columns of a latent frame
 WAYS = ("unbounded", "bounded", "recomputed")
 

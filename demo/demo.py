@@ -28,7 +28,7 @@ from skimage.metrics import structural_similarity
 from demo.comfyui import REPOSITORY, ComfyError, ComfyServer, Event, PromptRun, default_models
 from demo.workflow import ALWAYS, BYPASSED, Json, WorkflowError, nodes_of_type, to_prompt, with_mode, with_widget
 
-WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
+WORKFLOW = REPOSITORY / "workflows" / "AdaCache Demo Without a GPU.json"
 OUTPUT = REPOSITORY / "output" / "demo"
 # No prompt follows itself, so ComfyUI's execution cache, which holds one prompt, never serves the sampler.
 METHODS = ("baseline", "balanced", "fast")

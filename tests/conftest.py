@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 import torch
 from browser import find_chromium, launch
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from demo.comfyui import REPOSITORY, ComfyServer, find_comfyui
@@ -94,6 +95,19 @@ def server(comfyui_path: Path) -> Iterator[ComfyServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def gallery(comfy_imports: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server with a stand-in for every file that a shipped workflow names, and with this pack alone."""
+    import stand_ins
+
+    models = tmp_path_factory.mktemp("models")
+    stand_ins.write_all(models)
+    packs = {"adacache": REPOSITORY, "stand_in_nodes": REPOSITORY / "tests" / "stand_in_nodes"}
+    with ComfyServer(comfy_imports, packs=packs, models={path.name: path for path in models.iterdir()}) as running:
+        Image.new("RGB", (64, 48), (200, 120, 40)).save(running.base / "input" / "example.png")
+        yield running
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """A headless Chromium, for one module: Playwright runs an event loop, in which ComfyUI cannot start its own."""
@@ -109,5 +123,5 @@ def chromium() -> Iterator[Browser]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
+        if not {"server", "gallery"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from demo.comfyui import REPOSITORY, ComfyServer
 
-WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
+WORKFLOW = REPOSITORY / "workflows" / "AdaCache Demo Without a GPU.json"
 STEPS = 30
 pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.usefixtures("demo_weights")]
 

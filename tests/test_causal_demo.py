@@ -21,7 +21,7 @@ FRAME_BYTES = 10 * 2 * (8 * 8) * 128 * 4
 
 @pytest.fixture(scope="module")
 def run(server: ComfyServer, demo_weights: Path):
-    graph = json.loads((REPOSITORY / "workflows" / "demo_causal.json").read_text(encoding="utf-8"))
+    graph = json.loads((REPOSITORY / "workflows" / "AdaCache Demo Long Video.json").read_text(encoding="utf-8"))
     prompt = to_prompt(graph, server.object_info())
     ran = server.run(prompt)
     by_type = {item["class_type"]: node for node, item in prompt.items()}

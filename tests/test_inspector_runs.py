@@ -16,8 +16,8 @@ from demo.comfyui import REPOSITORY, ComfyServer, default_packs
 from demo.workflow import nodes_of_type
 
 WORKFLOWS = REPOSITORY / "workflows"
-DEMO = WORKFLOWS / "demo_wan_t2v.json"
-EXPERTS = WORKFLOWS / "Wan2.2_T2V_14B.json"
+DEMO = WORKFLOWS / "AdaCache Demo Without a GPU.json"
+EXPERTS = WORKFLOWS / "Wan 2.2 14B Text to Video.json"
 HEAD = (
     "run,step,sigma,kind,reason,calls,computed_calls,seconds,miss,"
     "rate,distance,regularized_distance,motion_score,motion_gradient"

@@ -9,7 +9,7 @@ from browser import FrontEnd, open_front_end
 
 from demo.comfyui import REPOSITORY
 
-WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
+WORKFLOW = REPOSITORY / "workflows" / "AdaCache Demo Without a GPU.json"
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.usefixtures("demo_weights")]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -13,100 +12,43 @@ import numpy as np
 import pathspec
 import pytest
 import requests
-from browser import FrontEnd, open_front_end
+from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser
-from stand_ins import DIFFUSION_MODELS, write
+from stand_ins import files_of, runnable
 
-from demo.comfyui import REPOSITORY, ComfyServer, PromptRun, default_packs
+from demo.comfyui import REPOSITORY, ComfyServer, PromptRun
 from demo.gallery.__main__ import WORKFLOWS, dumps, make
 from demo.gallery.cards import draw_card
-from demo.gallery.catalogue import RECIPES
-from demo.workflow import nodes_of_type, to_prompt
+from demo.gallery.catalogue import DEMOS, IMAGE_MODELS, RECIPES
+from demo.gallery.compare import DRAFTS
+from demo.gallery.notes import planned_parts
+from demo.workflow import nodes_of_type, to_prompt, with_widget
 
-PATHS = {recipe.name: WORKFLOWS / f"{recipe.name}.json" for recipe in RECIPES}
-RECIPE = {recipe.name: recipe for recipe in RECIPES}
-# What the tests make in place of seconds of video. 10 steps, of which "balanced" computes 5.
-SMALL = {"width": 64, "height": 64, "length": 9, "frames_number": 9, "steps": 10}
-STEPS, COMPUTED = 10, 5
-FRAMES = {
-    "CogVideoX_VOID": 5,  # the node rounds down to an even number of latent frames, 2
-    "Mochi_1": 5,  # 2 latent frames, 6 to 1, of which the stand-in of the VAE makes 4 to 1
-}
+RECIPE = {recipe.name: recipe for recipe in (*RECIPES, *DEMOS)}
+NAMES = [recipe.name for recipe in RECIPES]
+IMAGES = {recipe.name for recipe in IMAGE_MODELS}
+COMPARISONS = ("Compare With and Without", "Compare MoReg")
+EIGHT = "Drafts Eight Seeds, One in Full"
+H3 = ("MiniMax H3 Text to Video", "MiniMax H3 Image to Video")
 
+FRAMES = dict.fromkeys(H3, 22)  # the next length that it can make
 # Numbers in a latent: channels x frames x rows x columns of 9 frames of 64 x 64, by each family's compression.
 LATENT = {
-    **dict.fromkeys(PATHS, 16 * 3 * 8 * 8),  # Wan 2.1 and 2.2, Cosmos Predict2, Kandinsky 5
-    "Wan2.2_TI2V_5B": 48 * 3 * 4 * 4,
-    "HunyuanVideo_1.5_T2V": 32 * 3 * 4 * 4,
-    "LTX-Video_2B": 128 * 2 * 2 * 2,
-    "LTX-2": 128 * 2 * 2 * 2 + 8 * 10 * 16,  # and sound: 9 / 24 seconds of 25 moments, rounded up
-    "Mochi_1": 12 * 2 * 8 * 8,
-    "CogVideoX_VOID": 16 * 2 * 8 * 8,
+    **dict.fromkeys(NAMES, 16 * 3 * 8 * 8),  # Wan 2.1 and 2.2
+    **dict.fromkeys(H3, 24 * 7 * 4 * 4 + 32 * 2 * 37),  # and sound: 22 / 24 seconds of 40 moments, rounded
+    "Wan 2.2 5B Text or Image to Video": 48 * 3 * 4 * 4,
+    "HunyuanVideo 1.5 Text to Video": 32 * 3 * 4 * 4,
+    "LTX-2 Text to Video with Sound": 128 * 2 * 2 * 2 + 8 * 10 * 16,  # 9 / 24 seconds of 25 moments, rounded up
+    "Qwen-Image 2512 Text to Image": 16 * 8 * 8,
+    "FLUX.2 Dev Text to Image": 128 * 4 * 4,
+    "Z-Image Text to Image": 16 * 8 * 8,
 }
+WITHOUT_GUIDANCE = (*H3, "FLUX.2 Dev Text to Image")
 pytestmark = [pytest.mark.server, pytest.mark.long]
 
 
 def workflow(name: str) -> dict[str, Any]:
-    return json.loads(PATHS[name].read_text(encoding="utf-8"))
-
-
-def files(name: str) -> list[dict[str, str]]:
-    """The model files that a workflow's loaders name."""
-    return [file for node in workflow(name)["nodes"] for file in node["properties"].get("models", [])]
-
-
-@pytest.fixture(scope="module")
-def models(comfy_imports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model folders with a stand-in for every file that a workflow asks for."""
-    folder = tmp_path_factory.mktemp("models")
-    for name in PATHS:
-        for file in files(name):
-            write(file, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def gallery(comfyui_path: Path, models: Path) -> Iterator[ComfyServer]:
-    """A server with the stand-ins, their nodes, and the inputs that the workflows name."""
-    packs = {**default_packs(), "stand_in_nodes": REPOSITORY / "tests" / "stand_in_nodes"}
-    folders = {path.name: path for path in models.iterdir()}
-    with ComfyServer(comfyui_path, packs=packs, models=folders) as running:
-        picture = Image.new("RGBA", (64, 48), (200, 120, 40, 255))
-        picture.paste((0, 0, 0, 0), (16, 12, 48, 36))  # transparent: a painted mask
-        picture.save(running.base / "input" / "example.png")
-        write_video(running.base / "input" / "video.mp4", frames=20)
-        yield running
-
-
-def write_video(path: Path, frames: int) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=24)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for index in range(frames):
-            picture = np.full((96, 128, 3), 10 * index, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode())
-
-
-def runnable(prompt: dict[str, Any], family: str) -> dict[str, Any]:
-    """A prompt for a small video, with stand-ins where a full-size encoder would be needed."""
-    for node in prompt.values():
-        inputs = node["inputs"]
-        if node["class_type"] != "KSamplerAdvanced":  # these are 10 steps each as they are
-            inputs |= {key: value for key, value in SMALL.items() if key in inputs}
-        if node["class_type"] == "CLIPTextEncode":
-            seed = len(inputs["text"])
-            node |= {"class_type": "StandInPrompt", "inputs": {"family": family, "seed": seed}}
-        elif node["class_type"] == "CLIPVisionEncode":
-            node |= {"class_type": "StandInClipVision", "inputs": {"image": inputs["image"]}}
-    return prompt
-
-
-def family_of(name: str) -> str:
-    """The family of a workflow's stand-ins."""
-    [family] = {DIFFUSION_MODELS[stem] for file in files(name) if (stem := Path(file["name"]).stem) in DIFFUSION_MODELS}
-    return family
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def reports(run: PromptRun) -> list[dict[str, Any]]:
@@ -115,19 +57,24 @@ def reports(run: PromptRun) -> list[dict[str, Any]]:
     return [output["adacache"][0] for _, output in outputs if "adacache" in output]
 
 
-def video(server: ComfyServer, run: PromptRun) -> tuple[int, int, int]:
-    """Frames, height and width of the saved video."""
-    [saved] = [file for output in run.outputs.values() for file in output.get("images", [])]
-    with av.open(io.BytesIO(server.download(saved))) as container:
-        shapes = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
-    assert len(set(shapes)) == 1
-    return len(shapes), *shapes[0][:2]
+def saved(server: ComfyServer, run: PromptRun) -> list[NDArray[Any]]:
+    """Frames of each saved file: frames x height x width x 3."""
+    files = [file for output in run.outputs.values() for file in output.get("images", [])]
+    found = []
+    for file in sorted(files, key=lambda file: file["filename"]):
+        content = io.BytesIO(server.download(file))
+        if file["filename"].endswith(".png"):
+            found.append(np.asarray(Image.open(content))[None])
+        else:
+            with av.open(content) as container:
+                found.append(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]))
+    return found
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", RECIPE)
 def test_the_file_is_what_the_gallery_makes(gallery, name):
     made = make(RECIPE[name], gallery.object_info())
-    assert PATHS[name].read_text(encoding="utf-8") == f"{dumps(made)}\n", "run: python -m demo.gallery"
+    assert (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8") == f"{dumps(made)}\n", "run: python -m demo.gallery"
 
 
 @pytest.fixture
@@ -140,97 +87,65 @@ def busy(gallery: ComfyServer) -> Iterator[ComfyServer]:
     assert [event.type for event in gallery.wait(blocker)][-1] == "execution_interrupted"
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", RECIPE)
 def test_the_server_accepts_it_as_it_is(busy, name):
     prompt_id = busy.queue(to_prompt(workflow(name), busy.object_info()))
     assert prompt_id in {waiting[1] for waiting in busy.get("/queue")["queue_pending"]}
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_it_runs_with_tiny_models_under_the_names_it_asks_for(gallery, name):
-    prompt = runnable(to_prompt(workflow(name), gallery.object_info()), family_of(name))
-    run = gallery.run(prompt)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != EIGHT])
+def test_it_runs_and_computes_what_its_note_says(gallery, name):
+    recipe, object_info = RECIPE[name], gallery.object_info()
+    run = gallery.run(to_prompt(runnable(workflow(name), object_info), object_info))
     found = reports(run)
     assert len(found) == len(nodes_of_type(workflow(name), "AdaCacheInspector"))
     runs = [one for report in found for one in report["runs"]]
-    assert len(runs) == len(RECIPE[name].steps)
-    for one in runs:
+    assert len(runs) == len(recipe.steps) * recipe.runs
+    planned = [len(part) for part in planned_parts("balanced", recipe.steps)] * recipe.runs
+    for one, steps, computes in zip(runs, recipe.steps * recipe.runs, planned, strict=True):
         computed = [step["step"] for step in one["steps"] if step["kind"] == "computed"]
-        assert (one["total_steps"], one["conditions"], one["finished"]) == (STEPS, 2, True)
-        # The last two predictions of two conditions and of what guidance made of them, in float32.
-        assert one["cache_bytes"] == 2 * 3 * 4 * LATENT[name]
+        conditions = 1 if name in WITHOUT_GUIDANCE else 2
+        assert (one["total_steps"], one["conditions"], one["finished"]) == (steps, conditions, True)
+        # The last two predictions of both conditions and of what guidance made of them, in float32.
+        assert one["cache_bytes"] == 2 * (conditions if conditions == 1 else 3) * 4 * LATENT[name]
         if one["settings"]["moreg"] is None:
-            assert len(computed) == COMPUTED
-        assert computed[:2] == [0, 1] and computed[-1] == STEPS - 1
-        assert [step["reason"] for step in one["steps"] if step["kind"] == "skipped"] == ["skipped"] * (
-            STEPS - len(computed)
-        )
-    frames, height, width = video(gallery, run)
-    assert (frames, height) == (FRAMES.get(name, 9), 64)
-    assert width == (2 * 64 + 8 if RECIPE[name].comparison else 64)
+            assert len(computed) == computes
+        assert computed[:2] == [0, 1] and computed[-1] == steps - 1
+    assert f"- *balanced* computes {sum(planned) // recipe.runs}," in note(name)
+    [frames] = saved(gallery, run)
+    width = 2 * 64 + 8 if name in COMPARISONS else 64
+    assert frames.shape == (1 if name in IMAGES else FRAMES.get(name, 9), 64, width, 3)
 
 
-@pytest.fixture(scope="module")
-def front_end(chromium: Browser, gallery: ComfyServer) -> Iterator[FrontEnd]:
-    with open_front_end(chromium, gallery, size=(1600, 900)) as opened:
-        yield opened
+def note(name: str) -> str:
+    [node] = nodes_of_type(workflow(name), "MarkdownNote")
+    return node["widgets_values"][0]
 
 
-# What the front end made of a file: nodes it does not know, combos whose value is none of their options, links by the
-# names of their slots, and the nodes' boxes with their titles.
-LOOK = """() => ({
-    dialogs: document.querySelectorAll('[role=dialog]').length,
-    missing: app.graph.nodes.filter((node) => !(node.type in LiteGraph.registered_node_types) || node.has_errors)
-        .map((node) => node.type),
-    unknown: app.graph.nodes.flatMap((node) => (node.widgets ?? [])
-        .filter((widget) => widget.type === 'combo' && Array.isArray(widget.options.values)
-            && !widget.options.values.includes(widget.value))
-        .map((widget) => `${node.type}.${widget.name}: ${widget.value}`)),
-    links: [...app.graph.links.values()].map((link) => {
-        const [from, to] = [app.graph.getNodeById(link.origin_id), app.graph.getNodeById(link.target_id)]
-        return [Number(from.id), from.outputs[link.origin_slot].name, Number(to.id), to.inputs[link.target_slot].name]
-    }),
-    boxes: app.graph.nodes.map((node) => [node.title, [...node.boundingRect]]),
-})"""
+def test_eight_drafts_and_the_chosen_one_in_full(gallery):
+    """Each draft has noise of its own, and the chosen one has that of the draft of its number."""
+    object_info = gallery.object_info()
+    graph = runnable(workflow(EIGHT), object_info)
+    [steps], [computes] = RECIPE[EIGHT].steps, [len(part) for part in planned_parts("fast", RECIPE[EIGHT].steps)]
+    line = f"AdaCache: computed {computes} of {steps} steps"
+    before = gallery.log().count(line)
+    run = gallery.run(to_prompt(graph, object_info))
+    drafts = saved(gallery, run)
+    assert [draft.shape for draft in drafts] == [(9, 64, 64, 3)] * DRAFTS
+    assert gallery.log().count(line) - before == DRAFTS
+    assert f"{DRAFTS * computes} steps in place of {DRAFTS * steps}" in note(EIGHT)
+    chosen = with_widget(graph, "LatentFromBatch", "batch_index", 3, object_info)
+    [final] = [node for node in nodes_of_type(chosen, "SaveVideo") if node["mode"]]
+    final["mode"] = 0
+    again = gallery.run(to_prompt(chosen, object_info))
+    [full] = saved(gallery, PromptRun("", [], {"outputs": {str(final["id"]): again.outputs[str(final["id"])]}}))
+    distances = [np.square(full.astype(float) - draft).mean() for draft in drafts]
+    assert np.argmin(distances) == 3 and sorted(distances)[0] < 0.5 * sorted(distances)[1]
+    samplers = {str(node["id"]) for node in nodes_of_type(chosen, "KSampler") if node["title"] == "Drafts"}
+    assert not samplers & again.executed, "the drafts were sampled again"
 
 
-def links_of(graph: dict[str, Any]) -> list[list[Any]]:
-    """(from node, output, to node, input) of a file's links."""
-    nodes = {node["id"]: node for node in graph["nodes"]}
-    return [
-        [source, nodes[source]["outputs"][output]["name"], target, nodes[target]["inputs"][slot]["name"]]
-        for _, source, output, target, slot, _ in graph["links"]
-    ]
-
-
-def bare(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt without the nodes' titles, for which the front end has words of its own."""
-    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in prompt.items()}
-
-
-def overlap(one: list[float], other: list[float]) -> bool:
-    """Of two boxes: left, top, width, height."""
-    return all(one[i] < other[i] + other[i + 2] and other[i] < one[i] + one[i + 2] for i in (0, 1))
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_it_opens_in_the_front_end(front_end, name):
-    file = workflow(name)
-    front_end.drop(f"{name}.json", json.dumps(file))
-    front_end.page.wait_for_function("(id) => app.graph.id === id", arg=file["id"])
-    front_end.page.wait_for_timeout(500)
-    seen = front_end.page.evaluate(LOOK)
-    front_end.screenshot(f"workflow-{name}")
-    assert (seen["dialogs"], seen["missing"], seen["unknown"]) == (0, [], [])
-    assert sorted(seen["links"]) == sorted(links_of(file))
-    boxes = seen["boxes"]
-    assert len(boxes) == len(file["nodes"])
-    assert [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if overlap(one, other)] == []
-    prompt = front_end.page.evaluate("app.graphToPrompt().then(({ output }) => output)")
-    assert bare(prompt) == bare(to_prompt(file, front_end.server.object_info()))
-
-
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", RECIPE)
 def test_the_server_lists_it_with_its_picture(gallery, name):
     assert name in gallery.get("/workflow_templates")["adacache"]
     assert gallery.get(f"/api/workflow_templates/adacache/{name}.json") == workflow(name)
@@ -242,37 +157,22 @@ def test_the_server_lists_it_with_its_picture(gallery, name):
     assert np.abs(shown - drawn).mean() < 2, "run: python -m demo.gallery"
 
 
-def test_the_template_browser_shows_them_and_loads_one(front_end):
-    page = front_end.page
-    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    browser = page.get_by_role("dialog")
-    browser.get_by_role("button", name="adacache").or_(browser.get_by_text("adacache", exact=True)).first.click()
-    for name in PATHS:
-        browser.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
-        picture = browser.get_by_alt_text(name, exact=True)
-        picture.wait_for()
-        assert picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 480
-    front_end.screenshot("templates")
-    browser.get_by_alt_text("LTX-2", exact=True).click()
-    page.wait_for_function("(id) => app.graph.id === id", arg=workflow("LTX-2")["id"])
-    assert len(page.evaluate("app.graph.nodes.map(({ id }) => id)")) == len(workflow("LTX-2")["nodes"])
-
-
 def test_the_archive_has_the_real_models_and_not_the_demo():
     ignored = pathspec.GitIgnoreSpec.from_lines((REPOSITORY / ".comfyignore").read_text(encoding="utf-8").splitlines())
-    shipped = {path.name for path in WORKFLOWS.iterdir() if not ignored.match_file(f"workflows/{path.name}")}
-    assert shipped == {f"{name}.{kind}" for name in PATHS for kind in ("json", "jpg")}
-    assert (WORKFLOWS / "demo_wan_t2v.json").is_file()
-    assert ignored.match_file("demo/gallery/models.json")
+    files = {path.name for path in WORKFLOWS.iterdir()}
+    assert files == {f"{name}.{kind}" for name in RECIPE for kind in ("json", "jpg")}
+    shipped = {name for name in files if not ignored.match_file(f"workflows/{name}")}
+    assert shipped == {f"{name}.{kind}" for name in NAMES for kind in ("json", "jpg")}
+    assert ignored.match_file("demo/demo_nodes/__init__.py")
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_its_note_and_its_loaders_name_the_same_files(name):
-    graph = workflow(name)
-    [note] = nodes_of_type(graph, "MarkdownNote")
-    for node in graph["nodes"]:
-        for file in node["properties"].get("models", []):
-            assert file["name"] in node["widgets_values"]
-            assert file["url"].endswith(f"/{file['name']}")
-            row = f"| [{file['name']}]({file['url']}) | `models/{file['directory']}` |"
-            assert row in note["widgets_values"][0]
+@pytest.mark.parametrize("name", RECIPE)
+def test_its_note_names_the_files_of_its_loaders_and_has_no_code_span(name):
+    assert "`" not in note(name)
+    files = files_of(workflow(name))
+    assert bool(files) != RECIPE[name].demo
+    for node in workflow(name)["nodes"]:
+        assert {file["name"] for file in files_of({"nodes": [node]})} <= {*map(str, node.get("widgets_values", []))}
+    for file in files:
+        assert file["url"].endswith(f"/{file['name']}")
+        assert f"| [{file['name']}]({file['url']}) | models/{file['directory']} |" in note(name)

@@ -11,7 +11,7 @@ from playwright.sync_api import TimeoutError
 
 from demo.comfyui import REPOSITORY, ComfyServer
 
-WORKFLOW = REPOSITORY / "workflows" / "demo_wan_t2v.json"
+WORKFLOW = REPOSITORY / "workflows" / "AdaCache Demo Without a GPU.json"
 DEFAULT = "AdaCache.DefaultPreset"
 pytestmark = [pytest.mark.long, pytest.mark.server]
 

@@ -20,7 +20,7 @@ from torch import nn
 from demo.comfyui import REPOSITORY
 from demo.workflow import to_prompt
 
-WORKFLOW = REPOSITORY / "workflows" / "demo_token_refresh.json"
+WORKFLOW = REPOSITORY / "workflows" / "AdaCache Demo Token Refresh.json"
 STEPS = 10
 COMPUTED = 5  # that "balanced" computes of ten
 RATIO = 0.25

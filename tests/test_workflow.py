@@ -282,11 +282,10 @@ def test_links_of_shipped_workflows_agree_on_both_ends(path):
 
 def test_the_demo_workflow_says_what_it_means(server):
     """Values in a workflow file go by position, so a new widget in a node could silently shift them."""
-    graph = json.loads((REPOSITORY / "workflows" / "demo_wan_t2v.json").read_text())
+    graph = json.loads((REPOSITORY / "workflows" / "AdaCache Demo Without a GPU.json").read_text())
     prompt = to_prompt(graph, server.object_info())
     by_type = {item["class_type"]: item["inputs"] for item in prompt.values()}
-    assert by_type["AdaCache"].items() >= {"preset": "balanced", "target_speedup": 2.0}.items()
-    assert by_type["AdaCache"]["codebook"].startswith("0.08:6, ")
+    assert by_type["AdaCache"].items() >= {"preset": "balanced", "moreg": False}.items()
     sampler = {"steps": 30, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     assert by_type["KSampler"].items() >= sampler.items()
     size = {"width": 128, "height": 128, "length": 33, "batch_size": 1}

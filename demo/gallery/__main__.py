@@ -6,12 +6,11 @@ python -m demo.gallery             # asks a real server for the nodes' schemas
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from demo.comfyui import REPOSITORY, ComfyServer
 from demo.gallery.cards import draw_card
-from demo.gallery.catalogue import RECIPES
+from demo.gallery.catalogue import DEMOS, RECIPES
 from demo.gallery.graph import Graph
 from demo.gallery.notes import write_note
 from demo.gallery.parts import Recipe
@@ -24,9 +23,9 @@ def make(recipe: Recipe, schemas: Json) -> Json:
     """A recipe's workflow: the note, which names the files of all loaders, then the recipe's own nodes."""
     graph = Graph(recipe.name, schemas)
     graph.column("Read me", 460)
-    note = graph.note(f"Read me: {recipe.title}", height=700)
+    note = graph.note("Read me", height=760)
     recipe.build(graph, recipe)
-    note.json["widgets_values"] = [write_note(recipe, graph.files)]
+    note.json["widgets_values"] = [write_note(recipe, graph.files, graph.holds("AdaCacheInspector"))]
     return graph.to_json()
 
 
@@ -45,11 +44,8 @@ def dumps(value: Any, indent: str = "") -> str:
 def main() -> None:
     with ComfyServer() as server:
         schemas = server.object_info()
-    demo = replace(RECIPES[0], name="demo_wan_t2v", title="Demo", task="runs without a GPU")
-    refresh = replace(demo, name="demo_token_refresh", title="Token Refresh")
-    for recipe in (*RECIPES, demo, refresh):
-        draw_card(recipe).save(WORKFLOWS / f"{recipe.name}.jpg", quality=85, optimize=True)
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *DEMOS):
+        draw_card(recipe).save(WORKFLOWS / f"{recipe.name}.jpg", quality=92, optimize=True)
         path = WORKFLOWS / f"{recipe.name}.json"
         path.write_text(f"{dumps(make(recipe, schemas))}\n", encoding="utf-8")
         print(path)

@@ -7,7 +7,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.gallery.notes import planned
+from demo.gallery.notes import planned_parts
 from demo.gallery.parts import Recipe
 
 SIZE, MARGIN = 480, 36
@@ -21,52 +21,35 @@ Rows = Sequence[Sequence[bool]]
 
 
 def draw_card(recipe: Recipe) -> Image.Image:
-    """480 x 480: the model's name, what it does, and the steps that preset balanced computes."""
+    """480 x 480: the model's name, what it does, and the steps that are computed."""
     image = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), PAPER)
     pen = ImageDraw.Draw(image)
     _text(pen, MARGIN, 40, "AdaCache", 22, COMPUTED)
-    _text(pen, MARGIN, 74, recipe.title, 46 if len(recipe.title) < 17 else 40, INK)
+    _text(pen, MARGIN, 74, recipe.title, 46 if len(recipe.title) < 16 else 40, INK)
     _text(pen, MARGIN, 134, recipe.task, 26, MUTED)
     rows = rows_of(recipe)
-    _draw_rows(pen, rows, top=200, height=160)
+    if rows:
+        _draw_rows(pen, rows, top=200, height=160)
+    else:
+        _draw_window(pen, top=250, height=60)
     steps = [step for row in rows for step in row]
     _rectangle(pen, MARGIN, 396, SIZE - MARGIN, 398, RULE)
-    _text(pen, MARGIN, 412, caption(recipe, sum(steps), len(steps)), 24, INK)
+    _text(pen, MARGIN, 412, recipe.caption or f"computes {sum(steps)} of {len(steps)} steps", 24, INK)
     return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
-def caption(recipe: Recipe, computed: int, total: int) -> str:
-    """The line under the bars."""
-    if recipe.name == "Compare_with_and_without":
-        return f"{recipe.steps[0]} steps against {computed - recipe.steps[0]}"
-    if recipe.name == "Compare_MoReg":
-        return "more steps for what moves"
-    return f"computes {computed} of {total} steps"
-
-
 def rows_of(recipe: Recipe) -> Rows:
-    """Which steps are computed, one row per sampler."""
-    total = recipe.steps[0] if recipe.comparison else sum(recipe.steps)
-    times = [SHIFT * time / (1 + (SHIFT - 1) * time) for time in (1 - step / total for step in range(total))]
-    if recipe.name == "Compare_with_and_without":
-        return [[True] * total, _computed(times)]
-    if recipe.name == "Compare_MoReg":
-        return [_computed(times)]
-    parts, start = [], 0
-    for steps in recipe.steps:
-        parts.append(_computed(times[start : start + steps]))
-        start += steps
-    return parts
-
-
-def _computed(times: list[float]) -> list[bool]:
-    computed = set(planned("balanced", times))
-    return [step in computed for step in range(len(times))]
+    """Which steps are computed, a row for each part of each run that is drawn."""
+    rows = []
+    for preset in recipe.drawn:
+        parts = planned_parts(preset, recipe.steps, SHIFT) if preset else map(range, recipe.steps)
+        rows += [[step in part for step in range(steps)] for part, steps in zip(parts, recipe.steps, strict=True)]
+    return rows
 
 
 def _draw_rows(pen: ImageDraw.ImageDraw, rows: Rows, top: float, height: float) -> None:
     """A column per step, high and blue if it is computed, low and orange if not."""
-    gap = 24
+    gap = 24 if len(rows) < 3 else 6
     high = (height - gap * (len(rows) - 1)) / len(rows)
     for number, row in enumerate(rows):
         base, width = top + number * (high + gap) + high, (SIZE - 2 * MARGIN) / len(row)
@@ -76,7 +59,16 @@ def _draw_rows(pen: ImageDraw.ImageDraw, rows: Rows, top: float, height: float) 
                 _rectangle(pen, left, base - high, right, base, COMPUTED)
             else:
                 _rectangle(pen, left, base - high / 4, right, base, SKIPPED_FILL)
-                _rectangle(pen, left, base - high / 4, right, base - high / 4 + 4, SKIPPED)
+                _rectangle(pen, left, base - high / 4, right, base - high / 4 + min(4, high / 8), SKIPPED)
+
+
+def _draw_window(pen: ImageDraw.ImageDraw, top: float, height: float) -> None:
+    """A long video of which the last frames are kept."""
+    frames, kept = 30, 3
+    width = (SIZE - 2 * MARGIN) / frames
+    for frame in range(frames):
+        left, last = MARGIN + frame * width, frame >= frames - kept
+        _rectangle(pen, left, top, left + width * 0.8, top + height, COMPUTED if last else SKIPPED_FILL)
 
 
 def _rectangle(pen: ImageDraw.ImageDraw, left: float, top: float, right: float, bottom: float, color: str) -> None:

@@ -1,4 +1,4 @@
-"""Graphs that make one video twice, from the same seed, and show both."""
+"""Graphs that make one video several times, from the same noise."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from demo.gallery.parts import (
     wan_text,
 )
 from demo.gallery.wan import FOX, RUNNER
+from demo.workflow import MUTED
 
 SIZE = Size(832, 480, 49, 16)
+CFG = 6.0
+DRAFTS = 8
 
 
 def with_and_without(graph: Graph, recipe: Recipe) -> None:
@@ -29,42 +32,67 @@ def with_and_without(graph: Graph, recipe: Recipe) -> None:
     conditions, vae, latent, seed = _inputs(graph, FOX)
     [steps] = recipe.steps
     graph.column("3. Every step computed", 360, SAMPLING)
-    plain = sampler(graph, model, conditions, latent, steps=steps, cfg=6.0, seed=seed, title="Without AdaCache")
-    left = decode(graph, plain, vae)
+    plain = sampler(graph, model, conditions, latent, steps=steps, cfg=CFG, seed=seed, title="Without AdaCache")
     graph.column("4. The same with AdaCache", 480, SAMPLING)
-    sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=steps, cfg=6.0, seed=seed, title="With AdaCache")
-    right = decode(graph, inspect(graph, sampled, cache), vae)
-    _side_by_side(graph, recipe, left, right, "Left: every step. Right: AdaCache.")
+    sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=steps, cfg=CFG, seed=seed, title="With AdaCache")
+    cheap = inspect(graph, sampled, cache, reference=plain)
+    _side_by_side(graph, recipe, vae, plain, cheap, "Left: every step. Right: AdaCache.")
 
 
 def with_and_without_moreg(graph: Graph, recipe: Recipe) -> None:
-    """AdaCache on the left, AdaCache with MoReg on the right."""
+    """AdaCache on the left, AdaCache with MoReg on the right, and every step computed to measure both by."""
     graph.column("1. Model, with and without MoReg", 400, MODELS)
     model = diffusion_model(graph, "wan2.1_t2v_1.3B_fp16.safetensors", 8.0)
-    plain = cached(graph, model, title="AdaCache")
-    moreg = graph.add("AdaCacheMoReg")["MoReg"]
-    moving = cached(graph, model, title="AdaCache with MoReg", moreg=moreg)
+    caches = {
+        "AdaCache": cached(graph, model, title="AdaCache"),
+        "AdaCache with MoReg": cached(graph, model, title="AdaCache with MoReg", moreg=True),
+    }
     conditions, vae, latent, seed = _inputs(graph, RUNNER)
-    frames = []
-    for number, cache in enumerate((plain, moving)):
-        name = str(cache.json["title"])
-        graph.column(f"{3 + number}. {name}", 480, SAMPLING)
-        steps = recipe.steps[number]
-        sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=steps, cfg=6.0, seed=seed, title=name)
-        frames.append(decode(graph, inspect(graph, sampled, cache), vae))
-    _side_by_side(graph, recipe, *frames, "Left: AdaCache. Right: with MoReg.")
+    [steps] = recipe.steps
+    settings = {"steps": steps, "cfg": CFG, "seed": seed}
+    graph.column("3. Every step computed", 360, SAMPLING)
+    plain = sampler(graph, model, conditions, latent, title="Without AdaCache", **settings)
+    latents = []
+    for number, (title, cache) in enumerate(caches.items(), 4):
+        graph.column(f"{number}. {title}", 480, SAMPLING)
+        sampled = sampler(graph, cache["MODEL"], conditions, latent, title=title, **settings)
+        latents.append(inspect(graph, sampled, cache, reference=plain))
+    _side_by_side(graph, recipe, vae, *latents, "Left: AdaCache. Right: with MoReg.", number=6)
 
 
-def _inputs(graph: Graph, prompt: str) -> tuple[tuple[Output, Output], Output, Output, Output]:
-    """Conditions, VAE, latent and seed, which both videos share."""
+def drafts(graph: Graph, recipe: Recipe) -> None:
+    """Eight videos with preset fast, one after the other, and one of them again with every step computed."""
+    graph.column("1. Model, with AdaCache", 360, MODELS)
+    model = diffusion_model(graph, "wan2.1_t2v_1.3B_fp16.safetensors", 8.0)
+    cache = cached(graph, model, preset="fast")
+    conditions, vae, latent, seed = _inputs(graph, RUNNER, DRAFTS)
+    [steps] = recipe.steps
+    graph.column("3. The drafts", 360, SAMPLING)
+    single = graph.add("RebatchLatents", title="One after the other", latents=latent, batch_size=1)["LATENT"]
+    sampled = sampler(graph, cache["MODEL"], conditions, single, steps=steps, cfg=CFG, seed=seed, title="Drafts")
+    graph.column("4. Choose one", 480, OUTPUT)
+    save(graph, f"{recipe.slug}/draft", decode(graph, sampled, vae), SIZE.fps)
+    graph.column("5. The chosen one, every step computed", 420, SAMPLING)
+    chosen = graph.add("LatentFromBatch", title="Which draft: 0 is the first", samples=latent, batch_index=0)["LATENT"]
+    full = sampler(graph, model, conditions, chosen, steps=steps, cfg=CFG, seed=seed, title="Without AdaCache")
+    final = save(graph, f"{recipe.slug}/final", decode(graph, full, vae), SIZE.fps)
+    final.json |= {"title": "Chosen video: Ctrl+M to make it", "mode": MUTED}
+
+
+def _inputs(graph: Graph, prompt: str, batch: int = 1) -> tuple[tuple[Output, Output], Output, Output, Output]:
+    """Conditions, VAE, latent and seed, which all videos share."""
     clip, vae = wan_text(graph)
     graph.column("2. Prompt, size and seed", 420, INPUT)
     conditions = prompts(graph, clip, prompt)
-    latent = graph.add("EmptyHunyuanLatentVideo", title="Size and length", **SIZE.widgets)["LATENT"]
-    return conditions, vae, latent, graph.add("PrimitiveInt", title="Seed of both", value=SEED)["INT"]
+    size = {**SIZE.widgets, "batch_size": batch}
+    latent = graph.add("EmptyHunyuanLatentVideo", title="Size and length", **size)["LATENT"]
+    return conditions, vae, latent, graph.add("PrimitiveInt", title="Seed of all", value=SEED)["INT"]
 
 
-def _side_by_side(graph: Graph, recipe: Recipe, left: Output, right: Output, title: str) -> None:
-    graph.column("5. Both videos, side by side", 560, OUTPUT)
-    both = graph.add("ImageStitch", title=title, image1=left, image2=right, direction="right", spacing_width=8)
-    save(graph, recipe.name, both["IMAGE"], SIZE.fps)
+def _side_by_side(
+    graph: Graph, recipe: Recipe, vae: Output, left: Output, right: Output, title: str, number: int = 5
+) -> None:
+    graph.column(f"{number}. Both videos, side by side", 560, OUTPUT)
+    images = {"image1": decode(graph, left, vae), "image2": decode(graph, right, vae)}
+    both = graph.add("ImageStitch", title=title, direction="right", spacing_width=8, **images)
+    save(graph, recipe.slug, both["IMAGE"], SIZE.fps)

@@ -20,6 +20,7 @@ PACK_COLOR = {"color": "#232", "bgcolor": "#353"}
 MODELS, INPUT, SAMPLING, OUTPUT = "#88A", "#3f789e", "#8A8", "#b58b2a"
 
 GAP, PADDING, TITLE = 64, 20, 76  # between nodes, around them in a group, and for the group's name and first title
+FOOT = 56  # below the last node of a group, which may be higher in the other renderer
 READABLE = 0.6  # the front end writes no words on nodes that are smaller
 VIEW, CORNER = (1480, 720), (80, 110)  # what a graph must fit into when it is opened, right of and below the menus
 
@@ -87,6 +88,13 @@ class Graph:
         """The model files of all nodes so far, each once."""
         files = [file for node in self._nodes for file in node.json["properties"].get("models", [])]
         return list({file["name"]: file for file in files}.values())
+
+    def holds(self, kind: str) -> bool:
+        """Whether there is a node of this type so far."""
+        return any(node.json["type"] == kind for node in self._nodes)
+
+    def has(self, kind: str, name: str) -> bool:
+        return name in {name for name, _, _ in sockets_of(self._schemas[kind])}
 
     def add(
         self,
@@ -200,7 +208,7 @@ class Graph:
             for node in column.nodes:
                 node.json["pos"] = [x + PADDING, y]
                 y += node.json["size"][1] + GAP
-            height = y - GAP + PADDING
+            height = y - GAP + FOOT
             if column.color:
                 bounding = [x, 0, column.width + 2 * PADDING, height]
                 groups.append({"id": len(groups) + 1, "title": column.title, "bounding": bounding})
@@ -228,7 +236,7 @@ def _widget_values(schema: Json, values: Json) -> list[Any]:
 
 
 def _height(node: Json) -> int:
-    """Of the canvas renderer: 20 for a row of slots, 24 for a widget."""
+    """Between those of the two renderers: 20 for a row of slots, 24 for a widget in one and 32 in the other."""
     slots: Sequence[Json] = [slot for slot in node["inputs"] if "widget" not in slot]
     rows = 20 * max(len(slots), len(node["outputs"]))
-    return rows + (24 * len(node["widgets_values"]) + 14 if node["widgets_values"] else 6)
+    return rows + (28 * len(node["widgets_values"]) + 14 if node["widgets_values"] else 6)

@@ -1,75 +1,82 @@
-"""The note inside each graph: what to download into which folder, what AdaCache does here, what to change."""
+"""The note inside each graph: what to download into which folder, what AdaCache does here, what to change.
+
+Without code spans, which nobody can read in ComfyUI's newer renderer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from adacache_core import SPEEDUPS, Steps, plan
 from demo.gallery.parts import Recipe
 from demo.workflow import Json
 
-_NOTE = """## {title}
+_FILES = """### Files
 
-{about}
+{table}
 
-### 1. Files
+Where one is missing, ComfyUI says so when it opens this graph, and offers the download."""
+_PRESETS = """**AdaCache** stands between the model and the sampler. Of {total} steps here, preset
 
-{files}
+- *quality* computes {quality},
+- *balanced* computes {balanced},
+- *fast* computes {fast},
 
-Where one is missing, ComfyUI says so when it opens this graph, and offers the download.
-
-### 2. Run
-
-{run}
-
-### 3. AdaCache
-
-**AdaCache** stands between the model and the sampler. Its preset *balanced* computes {balanced} of the {total} steps \
-here and forecasts the others. The **AdaCache Inspector** shows which, and how long each took.
-
-- **Not good enough?** Preset *quality*: {quality} of {total} steps.
-- **Only trying prompts?** Preset *fast*: {fast} of {total} steps.{hints}
-
-### 4. Out of memory?
-
-{memory}
-"""
-_MOTION = "**Much motion?** Plug **MoReg Settings** into AdaCache: what moves gets more steps."
+and forecasts the others.{inspector}"""
+_INSPECTOR = " The **AdaCache Inspector** shows which, and how long each took."
 _COMPARE = (
     "**Compare:** select AdaCache, press Ctrl+B. Bypassed, every step is computed; the seed is fixed, so that the "
-    "videos can be compared."
+    "results can be compared."
+)
+_SAMPLER = (
+    "**Sampler:** euler, res_multistep or dpmpp_2m. They take back the error of skips; uni_pc and samplers that add "
+    "noise (ancestral, sde) do not, and the result is less exact."
 )
 
 
-def write_note(recipe: Recipe, files: list[Json]) -> str:
-    """The note's Markdown; ``files`` are the model files that the graph loads."""
-    runs = recipe.steps[:1] if recipe.comparison else recipe.steps
-    computed = {preset: sum(computed_steps(preset, total) for total in runs) for preset in SPEEDUPS}
-    hints = [*([] if recipe.comparison else [_MOTION, _COMPARE]), *([recipe.extra] if recipe.extra else [])]
-    return _NOTE.format(
-        title=f"{recipe.title}: {recipe.task}",
-        about=recipe.about,
-        run=recipe.run,
-        memory=recipe.memory,
-        hints="".join(f"\n- {hint}" for hint in hints),
-        files=_table(files),
-        total=sum(runs),
-        **computed,
-    ).strip()
+def write_note(recipe: Recipe, files: list[Json], inspected: bool) -> str:
+    """The note's Markdown, of a graph that loads these model files and has an inspector or not."""
+    return "\n\n".join(_sections(recipe, files, _INSPECTOR if inspected else ""))
 
 
-def computed_steps(preset: str, total: int) -> int:
-    """How many steps of a run a planned preset computes; where they are depends on the noise levels."""
-    return len(planned(preset, [1 - step / total for step in range(total)]))
+def _sections(recipe: Recipe, files: list[Json], inspector: str) -> Iterator[str]:
+    counts = computed_steps(recipe)
+    yield f"## {recipe.name}\n\n{recipe.about}"
+    if files:
+        yield _FILES.format(table=_table(files))
+    yield f"### Run\n\n{recipe.run}"
+    hints = [hint.format(**counts) for hint in recipe.hints]
+    if recipe.runs:
+        yield f"### AdaCache\n\n{_PRESETS.format(**counts, inspector=inspector)}"
+        hints = [*([_COMPARE] if recipe.runs == 1 and None not in recipe.drawn else []), _SAMPLER, *hints]
+    yield "\n".join(f"- {hint}" for hint in hints)
+    if recipe.memory:
+        yield f"### Out of memory?\n\n{recipe.memory}"
 
 
-def planned(preset: str, times: list[float]) -> tuple[int, ...]:
+def computed_steps(recipe: Recipe) -> dict[str, int]:
+    """How many steps of one sampling run each planned preset computes, and ``total``; of all drafts, ``drafts``."""
+    total = sum(recipe.steps)
+    counts = {preset: sum(map(len, planned_parts(preset, recipe.steps))) for preset in SPEEDUPS}
+    return {**counts, "total": total, "drafts": recipe.runs * counts["fast"], "all_drafts": recipe.runs * total}
+
+
+def planned_parts(preset: str, steps: Sequence[int], shift: float = 1.0) -> Iterator[tuple[int, ...]]:
+    """Which steps of each part of a run a preset computes."""
+    total, start = sum(steps), 0
+    times = [shift * time / (1 + (shift - 1) * time) for time in (1 - step / total for step in range(total + 1))]
+    for count in steps:
+        yield planned(preset, times[start : start + count], times[start + count], count / total)
+        start += count
+
+
+def planned(preset: str, times: Sequence[float], end: float = 0.0, share: float = 1.0) -> tuple[int, ...]:
     """The steps that a preset computes at these flow times, with a sampler that calls the model once a step."""
-    steps = Steps((*times, 0.0), lambda time: (1 - time, time))
-    reasons = plan(steps.times, steps.falls, round(len(times) / SPEEDUPS[preset]))
+    steps = Steps((*times, end), lambda time: (1 - time, time), share)
+    reasons = plan(steps.times, steps.falls, round(len(times) / SPEEDUPS[preset]), share=share)
     return tuple(step for step, reason in enumerate(reasons) if reason is not None)
 
 
 def _table(files: Iterable[Json]) -> str:
-    rows = [f"| [{file['name']}]({file['url']}) | `models/{file['directory']}` |" for file in files]
+    rows = [f"| [{file['name']}]({file['url']}) | models/{file['directory']} |" for file in files]
     return "\n".join(["| file | folder |", "|---|---|", *rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ MODELS: dict[str, Json] = {
 }
 Build = Callable[[Graph, "Recipe"], None]
 SEED = 42
-SMALLER = "Fewer frames (`length`) first, then a smaller `width` and `height`."
+SMALLER = "Fewer frames (*length*) first, then a smaller *width* and *height*."
 SPOILS = "blurry, low quality, still image, overexposed, deformed hands, extra limbs, flicker, watermark, subtitles"
 
 
@@ -25,28 +26,42 @@ class Recipe:
     """A graph of the gallery.
 
     Attributes:
-        name: of the file.
-        title: for people, in the note and on the card.
-        task: what it does, on the card.
+        title: of the model, or of what is tried.
+        task: what it does. Title and task are the file's name, which the template browser shows.
         about: first words of the note.
         build: adds the nodes to a graph that has the note's column already.
-        steps: sampling steps of each run that AdaCache sees.
+        steps: of one sampling run, in the parts that it is sampled in.
+        runs: how often AdaCache sees such a run.
         run: what to do before pressing Run.
         memory: what to change on a smaller card.
-        extra: a further hint on AdaCache.
-        comparison: makes one video twice.
+        hints: further ones on AdaCache; may name how many steps a preset computes, as ``{fast}``, and ``{total}``.
+        drawn: preset of each row of the card; ``None`` computes every step.
+        caption: under them; how many steps are computed, if not given.
+        demo: needs nothing that is not in this repository, and is not in the registry's archive.
     """
 
-    name: str
     title: str
     task: str
     about: str
     build: Build
-    steps: tuple[int, ...] = (30,)
+    steps: tuple[int, ...] = (20,)
+    runs: int = 1
     run: str = "Write what the video shows."
     memory: str = SMALLER
-    extra: str = ""
-    comparison: bool = False
+    hints: tuple[str, ...] = ()
+    drawn: tuple[str | None, ...] = ("balanced",)
+    caption: str = ""
+    demo: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return f"{self.title} {self.task}"
+
+    @property
+    def slug(self) -> str:
+        """Name of what it saves."""
+        return "adacache_" + re.sub(r"\W+", "_", self.name).lower()
 
 
 @dataclass(frozen=True)
@@ -79,9 +94,9 @@ def diffusion_model(graph: Graph, name: str, shift: float | None = None, title: 
     return model if shift is None else graph.add("ModelSamplingSD3", model=model, shift=shift)["MODEL"]
 
 
-def cached(graph: Graph, model: Output, title: str | None = None, moreg: Output | None = None) -> Node:
-    """AdaCache in its default settings."""
-    return graph.add("AdaCache", title=title, model=model, **({"moreg": moreg} if moreg else {}))
+def cached(graph: Graph, model: Output, title: str | None = None, **settings: Any) -> Node:
+    """AdaCache, in its default settings but for those given."""
+    return graph.add("AdaCache", title=title, model=model, **settings)
 
 
 def wan_text(graph: Graph) -> tuple[Output, Output]:
@@ -110,11 +125,11 @@ def sampler(
     *,
     steps: int,
     cfg: float,
-    scheduler: str = "simple",
     seed: Output | int = SEED,
+    method: str = "euler",
     title: str | None = None,
 ) -> Output:
-    """An Euler sampler."""
+    """A sampler in one node."""
     node = graph.add(
         "KSampler",
         title=title,
@@ -125,39 +140,33 @@ def sampler(
         seed=seed,
         steps=steps,
         cfg=cfg,
-        sampler_name="euler",
-        scheduler=scheduler,
+        sampler_name=method,
+        scheduler="simple",
     )
     return node["LATENT"]
 
 
-def custom_sampler(
-    graph: Graph,
-    model: Output,
-    conditions: tuple[Output, Output],
-    latent: Output,
-    sigmas: Output,
-    method: Output,
-    cfg: float,
-) -> Output:
+def custom_sampler(graph: Graph, guider: Output, latent: Output, sigmas: Output, method: str) -> Output:
     """The sampler in parts."""
     noise = graph.add("RandomNoise", noise_seed=SEED)["NOISE"]
-    guider = graph.add("CFGGuider", model=model, positive=conditions[0], negative=conditions[1], cfg=cfg)["GUIDER"]
+    chosen = graph.add("KSamplerSelect", sampler_name=method)["SAMPLER"]
     node = graph.add(
-        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=method, sigmas=sigmas, latent_image=latent
+        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=chosen, sigmas=sigmas, latent_image=latent
     )
     return node["output"]
 
 
-def inspect(graph: Graph, latent: Output, *caches: Node, title: str | None = None) -> Output:
-    """The inspector behind a sampler."""
-    statistics = dict(zip(("statistics", "statistics_2"), (cache["statistics"] for cache in caches), strict=False))
-    return graph.add("AdaCacheInspector", title=title, latent=latent, tall=560, **statistics)["latent"]
+def inspect(graph: Graph, latent: Output, *caches: Node, reference: Output | None = None) -> Output:
+    """The inspector behind a sampler, last in its column: it grows when it has something to show."""
+    links = dict(zip(("statistics", "statistics_2"), (cache["statistics"] for cache in caches), strict=False))
+    if reference is not None and graph.has("AdaCacheInspector", "reference"):
+        links["reference"] = reference
+    return graph.add("AdaCacheInspector", latent=latent, tall=180 + 480 * len(caches), **links)["latent"]
 
 
-def output_column(graph: Graph, number: int) -> None:
+def output_column(graph: Graph, number: int, what: str = "Video") -> None:
     """The last column."""
-    graph.column(f"{number}. Video", 420, OUTPUT)
+    graph.column(f"{number}. {what}", 420, OUTPUT)
 
 
 def decode(graph: Graph, latent: Output, vae: Output, tiled: bool = False) -> Output:
@@ -165,11 +174,11 @@ def decode(graph: Graph, latent: Output, vae: Output, tiled: bool = False) -> Ou
     return graph.add("VAEDecodeTiled" if tiled else "VAEDecode", samples=latent, vae=vae)["IMAGE"]
 
 
-def save(graph: Graph, name: str, frames: Output, fps: Output | float, audio: Output | None = None) -> None:
+def save(graph: Graph, name: str, frames: Output, fps: Output | float, audio: Output | None = None) -> Node:
     """A video file."""
     sound = {} if audio is None else {"audio": audio}
     video = graph.add("CreateVideo", images=frames, fps=fps, **sound)["VIDEO"]
-    graph.add("SaveVideo", video=video, filename_prefix=f"video/adacache_{name}", tall=460)
+    return graph.add("SaveVideo", video=video, filename_prefix=f"video/{name}", tall=520)
 
 
 def sample_and_save(
@@ -181,13 +190,11 @@ def sample_and_save(
     vae: Output,
     cfg: float,
     size: Size,
-    scheduler: str = "simple",
     tiled: bool = False,
 ) -> None:
     """The last two columns of most graphs."""
     graph.column("3. Sample and inspect", 480, SAMPLING)
-    [steps] = recipe.steps
-    sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=steps, cfg=cfg, scheduler=scheduler)
+    sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=sum(recipe.steps), cfg=cfg)
     sampled = inspect(graph, sampled, cache)
     output_column(graph, 4)
-    save(graph, recipe.name, decode(graph, sampled, vae, tiled), size.fps)
+    save(graph, recipe.slug, decode(graph, sampled, vae, tiled), size.fps)

@@ -122,13 +122,13 @@ def wan_two_experts(kind: str, cfg: float, shift: float) -> Build:
         graph.column("4. Inspect", 480, SAMPLING)
         latent = inspect(graph, latent, *caches)
         output_column(graph, 5)
-        save(graph, recipe.name, decode(graph, latent, vae), size.fps)
+        save(graph, recipe.slug, decode(graph, latent, vae), size.fps)
 
     return build
 
 
 def wan_5b(graph: Graph, recipe: Recipe) -> None:
-    size = Size(1280, 704, 81, 24)
+    size = Size(1280, 704, 121, 24)
     graph.column("1. Model, with AdaCache", 360, MODELS)
     cache = cached(graph, diffusion_model(graph, "wan2.2_ti2v_5B_fp16.safetensors", 8.0))
     clip = load(graph, "CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
