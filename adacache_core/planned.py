@@ -141,8 +141,8 @@ class PlannedRun:
 
     def finish(self) -> RunStatistics:
         """Close the last step; the statistics are complete."""
-        self._close()
         self.statistics.finished = True
+        self._close()
         return self.statistics
 
     def drop(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .report import Entry, say
+from .words import Entry, say
 
 WIDTH = 1024
 # Okabe and Ito's colours, which the colour-blind tell apart; blue is also darker than orange, and orange dark enough

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .report import Entry, human_bytes, human_seconds
+from .why import MOST_PANELS
+from .words import Entry, human_bytes, human_seconds
 
 Record = dict[str, Any]
 
@@ -31,10 +32,10 @@ def make_chart(report: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``tiles`` (label and value of four numbers), ``legend`` (kind and label of what it shows) and ``panels``:
-        ``columns``, margins ``left`` and ``right``, ``height``, ``marks``.
+        ``run`` (its place in the report), ``columns``, margins ``left`` and ``right``, ``height``, ``marks``.
     """
     runs = report["runs"]
-    panels = [Panel(run, number, len(runs)) for number, run in enumerate(runs, start=1)]
+    panels = [Panel(run, number, len(runs)) for number, run in enumerate(runs, start=1)][-MOST_PANELS:]
     shown = {kind for panel in panels for kind in panel.kinds}
     speedup = report["speedup"]
     steps = {"key": "of", "computed": report["computed_steps"], "total": report["total_steps"]}
@@ -72,6 +73,7 @@ class Panel:
     """One run. Columns follow the order of the steps, not their numbers: a sampler may go back and start over."""
 
     def __init__(self, run: Record, number: int, runs: int) -> None:
+        self.run = number - 1
         self.steps: list[Record] = run["steps"]
         self.columns = max(run["total_steps"], len(self.steps), 1)
         self.marks: list[tuple[Any, ...]] = []
@@ -94,7 +96,8 @@ class Panel:
 
     def to_dict(self) -> dict[str, Any]:
         right = _LABELS if self.labelled else _RIGHT
-        return {"columns": self.columns, "left": _LEFT, "right": right, "height": self.top + _GAP, "marks": self.marks}
+        shape = {"columns": self.columns, "left": _LEFT, "right": right, "height": self.top + _GAP}
+        return {"run": self.run, **shape, "marks": self.marks}
 
     def bar(self, column: int, y: float, height: float, kind: str) -> None:
         """A box of a column's width; words in front of the kind tell what it is part of."""

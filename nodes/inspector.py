@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,7 +11,7 @@ from ..adacache_core import RunStatistics, WindowStatistics
 from .chart import make_chart
 from .picture import draw_chart
 from .report import make_report
-from .runs import RunLog, executing_prompt, links_of
+from .runs import RunLog, graph, makers_of
 from .types import CATEGORY, Statistics
 
 
@@ -31,7 +30,7 @@ class AdaCacheInspector(io.ComfyNode):
             ),
             search_aliases=["adacache statistics", "adacache report", "adacache chart"],
             is_output_node=True,
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampler's result: the inspector runs after it."),
                 Statistics.Input("statistics", optional=True, tooltip="From the AdaCache node in use."),
@@ -55,47 +54,14 @@ class AdaCacheInspector(io.ComfyNode):
     def execute(
         cls, latent: dict[str, Any], statistics: RunLog | None = None, statistics_2: RunLog | None = None
     ) -> io.NodeOutput:
-        hidden = cls.hidden
-        prompt, node = ({}, None) if hidden is None else (hidden.prompt or {}, hidden.unique_id)
-        prompt_id, _ = executing_prompt()
-        found = {
-            id(run): run
-            for name, log in (("statistics", statistics), ("statistics_2", statistics_2))
-            if log is not None
-            for run in log.of_prompt(prompt_id, samplers_of(prompt, node, name))
-        }
+        inspector = getattr(cls.hidden, "unique_id", None)
+        makers = set() if inspector is None else makers_of(graph(), inspector)
+        logs = [log for log in (statistics, statistics_2) if log is not None]
+        found = {id(run): run for log in logs for run in log.of_prompt(None, makers)}
         # In the order of sampling, whichever expert is connected first.
         runs = [run.statistics for run in sorted(found.values(), key=lambda run: run.started)]
         steps = [numbers for numbers in runs if isinstance(numbers, RunStatistics)]
         windows = [numbers for numbers in runs if isinstance(numbers, WindowStatistics)]
-        connected = statistics is not None or statistics_2 is not None
-        report = make_report(steps, connected, windows)
+        report = make_report(steps, bool(logs), windows)
         shown = {"adacache": [report], "adacache_chart": [make_chart(report)]}
         return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui=shown)
-
-
-def samplers_of(prompt: Mapping[str, Any], inspector: str | None, statistics: str) -> set[str]:
-    """Nodes, the samplers among them, that the inspector's latent comes from and that get the model of one of its logs.
-
-    Args:
-        prompt: as it is queued: nodes by id, bypasses and subgraphs resolved.
-        inspector: the inspector's id.
-        statistics: the input that has the log.
-    """
-    inputs = prompt.get(inspector or "", {"inputs": {}})["inputs"]
-    latent, source = inputs.get("latent"), inputs.get(statistics)
-    if latent is None or source is None:
-        return set()
-    return {node for node in _upstream(prompt, latent[0]) if source[0] in _upstream(prompt, node)}
-
-
-def _upstream(prompt: Mapping[str, Any], node_id: str) -> set[str]:
-    """A node and all that it is made of."""
-    found: set[str] = set()
-    waiting = [node_id]
-    while waiting:
-        node = waiting.pop()
-        if node in prompt and node not in found:
-            found.add(node)
-            waiting += links_of(prompt[node])
-    return found

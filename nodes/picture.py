@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._pen import INK, MUTED, WIDTH, Pen, text_width
 from .chart import make_chart
-from .report import say
+from .words import say
 
 _MARGIN, _HEADER, _LINE, _TILE_GAP = 28, 132, 20, 12
 _LETTERS = 150  # of a sentence that fit into a line

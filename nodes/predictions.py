@@ -105,9 +105,11 @@ class _Binding:
         statistics.settings["other_caches"] = suspects
         statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)
         self.log.start(statistics)
-        regulates = self.settings.moreg is not None
-        run = PlannedRun(steps, computes, statistics, response, because is None, regulates, reporter(self.node_id))
+        regulates, report = self.settings.moreg is not None, reporter(self.node_id)
+        run = PlannedRun(steps, computes, statistics, response, because is None, regulates, report)
         statistics.settings["computes"] = sum(reason is not None for reason in statistics.plan or ())
+        if report is not None:
+            report(statistics)
         return run
 
     def _in_force(self, steps: Steps, response: Response | None, because: str | None) -> dict[str, Any]:
@@ -164,18 +166,18 @@ def calc_cond_batch(
     calls.number += 1
     slots = [(call, place, *_asked_for(model, cond, x, timestep, model_options)) for place, cond in enumerate(conds)]
     recalled = [None if cond is None else run.recall(slot) for slot, cond in zip(slots, conds, strict=True)]
-    missing = [cond if known is None else None for cond, known in zip(conds, recalled, strict=True)]
     caches = model_options["transformer_options"].get("ar_state", {}).get("kv_caches", ())
-    if all(cond is None for cond in missing):
+    if all(cond is None or known is not None for cond, known in zip(conds, recalled, strict=True)):
         for cache in caches:  # the sampler takes back what the model would have written
             cache["end"] += calls.advance
         return [torch.zeros_like(x) if known is None else known for known in recalled]
+    # All of them or none: guidance enlarges the difference of two, and their forecasts err alike.
     ends = [cache["end"] for cache in caches]
-    answers = executor(model, missing, x, timestep, model_options)
+    answers = executor(model, conds, x, timestep, model_options)
     calls.advance = caches[0]["end"] - ends[0] if ends else 0
     return [
-        answer if cond is None and known is None else run.keep(slot, answer) if known is None else known
-        for slot, cond, known, answer in zip(slots, conds, recalled, answers, strict=True)
+        answer if cond is None else run.keep(slot, answer)
+        for slot, cond, answer in zip(slots, conds, answers, strict=True)
     ]
 
 

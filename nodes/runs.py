@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -9,24 +10,35 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.graph_utils import is_link
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+
 from ..adacache_core import RunStatistics, WindowStatistics
 from .chart import make_chart
-from .report import live_report
+from .report import badge, live_report, log_line
 
 EVENT = "adacache.progress"
 # More often than this a chart need not move.
-_SECONDS_APART = 0.25
+SECONDS_APART = 0.25
+# That a log keeps beside a new one; a few numbers a step.
+_MOST_RUNS = 200
+
+
+# A node that samples, and what it is made of: its whole ancestry in the prompt, as text.
+Maker = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """Statistics of one sampling run, with the prompt and the sampler node it belongs to (None if unknown).
+    """Statistics of one sampling run, with the prompt and the node that made it (None outside of prompts).
 
     ``started`` is only good for putting runs of several logs in order.
     """
 
     prompt_id: str | None
-    node_id: str | None
+    maker: Maker | None
     statistics: RunStatistics | WindowStatistics
     started: float = field(default_factory=time.monotonic)
 
@@ -34,98 +46,113 @@ class LoggedRun:
 class RunLog:
     """The sampling runs of one AdaCache or AR Cache node, newest last. Shared by reference along the graph.
 
-    Of each sampler it keeps the runs of the last prompt in which it ran.
+    ComfyUI may take any result of the past from its cache, so runs of several makers are kept: of each one those of
+    the last prompt in which it sampled.
     """
 
     def __init__(self) -> None:
         self._runs: list[LoggedRun] = []
 
     def start(self, statistics: RunStatistics | WindowStatistics) -> None:
-        """Add a run as it starts, of the prompt that is executing; its statistics fill in while it goes."""
-        new = LoggedRun(*executing_prompt(), statistics)
-        self._runs = [run for run in self._runs if run.node_id != new.node_id or run.prompt_id == new.prompt_id]
-        self._runs.append(new)
+        """Add a run as it starts, of the node that is executing; its statistics fill in while it goes."""
+        prompt_id, node_id = executing()
+        new = LoggedRun(prompt_id, None if node_id is None else maker(graph(), node_id), statistics)
+        self._runs = [run for run in self._runs if run.maker != new.maker or run.prompt_id == new.prompt_id]
+        self._runs = [*self._runs[-_MOST_RUNS:], new]
 
-    def of_prompt(self, prompt_id: str | None, cached: Container[str | None] = ()) -> list[LoggedRun]:
-        """Runs of a prompt, and of samplers whose results it took from ComfyUI's cache instead of running them."""
-        return [run for run in self._runs if run.prompt_id == prompt_id or run.node_id in cached]
+    def of_prompt(self, prompt_id: str | None, makers: Container[Maker | None] = ()) -> list[LoggedRun]:
+        """Runs of a prompt, and of makers."""
+        return [run for run in self._runs if run.prompt_id == prompt_id or run.maker in makers]
 
 
-def executing_prompt() -> tuple[str | None, str | None]:
-    """The prompt and node that are executing, where this version of ComfyUI tells."""
-    try:
-        from comfy_execution.utils import get_executing_context
-    except ImportError:
-        return None, None
+def executing() -> tuple[str | None, str | None]:
+    """The prompt and node that are executing; None outside of prompts."""
     context = get_executing_context()
     return (None, None) if context is None else (context.prompt_id, context.node_id)
 
 
-def reporter(node_id: str | None) -> Callable[[RunStatistics], None] | None:
-    """Sends the progress of one sampling run to the client of the prompt that is executing.
+def graph() -> DynamicPrompt:
+    """The prompt that is executing, with bypasses and subgraphs resolved, and what nodes have put into it since."""
+    return get_progress_state().dynprompt
+
+
+def ancestry(prompt: DynamicPrompt, node_id: str) -> dict[str, Mapping[str, Any]]:
+    """A node of a prompt and all that it is made of, by id."""
+    found: dict[str, Mapping[str, Any]] = {}
+    waiting = [node_id]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and prompt.has_node(name):
+            found[name] = prompt.get_node(name)
+            waiting += [value[0] for value in found[name]["inputs"].values() if is_link(value)]
+    return found
+
+
+def maker(prompt: DynamicPrompt, node_id: str) -> Maker:
+    """What a node's results depend on. One that a loop has put into the prompt counts as the one that it repeats."""
+    shown = prompt.get_display_node_id(node_id)
+    made_of = {name: (node["class_type"], node["inputs"]) for name, node in ancestry(prompt, shown).items()}
+    return shown, json.dumps(made_of, sort_keys=True, default=str)
+
+
+def makers_of(prompt: DynamicPrompt, inspector: str) -> set[Maker]:
+    """The nodes that an inspector's latent comes from."""
+    source = prompt.get_node(inspector)["inputs"]["latent"]
+    return {maker(prompt, node) for node in ancestry(prompt, source[0])} if is_link(source) else set()
+
+
+def reporter(node_id: str | Callable[[RunStatistics], None] | None) -> Callable[[RunStatistics], None] | None:
+    """Says how a sampling run of the executing node goes: in the log at its end, and to the browser.
 
     Args:
-        node_id: the AdaCache node that the run belongs to.
+        node_id: the AdaCache node that the run belongs to; in a process without a server, who gets it instead.
 
     Returns:
-        To be called after every step; None where nobody would listen (no server, no client, no inspector), or where
-        this version of ComfyUI keeps its queue in another way: sampling goes on without live progress.
+        To be called before the first step where there is a plan, after every step, and when the run is finished.
     """
+    if node_id is None or callable(node_id):
+        return node_id
     # Not imported: without a running server there is nothing to send to.
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    client, prompt_id = getattr(server, "client_id", None), getattr(server, "last_prompt_id", None)
-    if node_id is None or client is None or prompt_id is None or not hasattr(server, "send_sync"):
-        return None
-    try:
-        inspectors = _inspectors_of(server, prompt_id, node_id)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        logging.debug("AdaCache: no live progress, this version of ComfyUI keeps its queue in another way.")
-        return None
-    if not inspectors:
-        return None
-    return _Reporter(server, client, prompt_id, inspectors)
-
-
-def links_of(node: Mapping[str, Any]) -> list[str]:
-    """The nodes that a node of a prompt has its inputs from."""
-    return [
-        value[0]
-        for value in node["inputs"].values()
-        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    prompt_id, sampler = executing()
+    if getattr(server, "client_id", None) is None or prompt_id is None or sampler is None:
+        return _log
+    prompt = graph()
+    shown = prompt.get_display_node_id(sampler)
+    inspectors = [
+        name
+        for name in sorted(prompt.all_node_ids())
+        if prompt.get_node(name)["class_type"] == "AdaCacheInspector"
+        and [node_id, 1] in prompt.get_node(name)["inputs"].values()
+        and shown in {at for at, _ in makers_of(prompt, name)}
     ]
+    return _Reporter(server, {"prompt_id": prompt_id, "node": node_id, "inspectors": inspectors})
 
 
-def _inspectors_of(server: Any, prompt_id: str, node_id: str) -> list[str]:
-    """Inspectors that get this node's statistics, by the prompt itself: there bypasses and subgraphs are resolved."""
-    running, _ = server.prompt_queue.get_current_queue_volatile()
-    prompts = [item[2] for item in running if item[1] == prompt_id]
-    return [
-        consumer
-        for prompt in prompts
-        for consumer, node in prompt.items()
-        if node["class_type"] == "AdaCacheInspector" and node_id in links_of(node)
-    ]
+def _log(statistics: RunStatistics) -> None:
+    if statistics.finished:
+        logging.info(log_line(statistics))
 
 
 class _Reporter:
     # The runs that a prompt's inspectors have been shown so far: of two experts, the second joins the first.
     _shown: ClassVar[dict[tuple[str, ...], list[RunStatistics]]] = {}
 
-    def __init__(self, server: Any, client: str, prompt_id: str, inspectors: list[str]) -> None:
-        self._server, self._client = server, client
-        self._event = {"prompt_id": prompt_id, "inspectors": inspectors}
+    def __init__(self, server: Any, event: dict[str, Any]) -> None:
+        self._server, self._client, self._event = server, server.client_id, event
         self._sent = float("-inf")
-        key = (prompt_id, *inspectors)
-        for other in [other for other in self._shown if other[0] != prompt_id]:
+        key = (event["prompt_id"], *event["inspectors"])
+        for other in [other for other in self._shown if other[0] != key[0]]:
             del self._shown[other]
         self._runs = self._shown.setdefault(key, [])
 
     def __call__(self, statistics: RunStatistics) -> None:
+        _log(statistics)
         if not any(statistics is run for run in self._runs):
             self._runs.append(statistics)
         now = time.monotonic()
-        last = len(statistics.steps) >= statistics.total_steps
-        if last or now - self._sent >= _SECONDS_APART:
+        if statistics.finished or (self._event["inspectors"] and now - self._sent >= SECONDS_APART):
             self._sent = now
             report = live_report(self._runs)
-            self._server.send_sync(EVENT, {**self._event, "report": report, "chart": make_chart(report)}, self._client)
+            content = {"badge": badge(statistics), "report": report, "chart": make_chart(report)}
+            self._server.send_sync(EVENT, self._event | content, self._client)

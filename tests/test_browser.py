@@ -75,9 +75,12 @@ def test_drop_run_watch_and_hover(chromium, request, which, vue):
             "Queue the workflow to see what is computed and skipped."
         ]
         states = list(front_end.states())
+        assert re.fullmatch(rf"Planned: \d+ of {STEPS} steps will be computed\.", states[0]["text"])
+        assert states[0]["cells"] == 0, "the plan is drawn as outlines"
         live = [state for state in states if state["text"].startswith("Sampling: step")]
         assert len(live) >= 2, states
-        assert all(state["text"] == f"Sampling: step {state['cells']} of {STEPS}." for state in live), live
+        assert all(state["text"].startswith(f"Sampling: step {state['cells']} of {STEPS}") for state in live), live
+        assert re.search(r", about [\d.]+ (ms|s) left; skipping saves about [\d.]+ (ms|s)\.$", live[-1]["text"])
         report = front_end.report()
         matches(front_end, report)
         for step in (2, STEPS // 2, STEPS):

@@ -140,7 +140,7 @@ def test_tiles(chart, report):
     made = report("ccsc")
     made["cache_bytes"] = 3 * 2**20
     from adacache.nodes.chart import make_chart
-    from adacache.nodes.report import say
+    from adacache.nodes.words import say
 
     shown = [(say(label), say(value)) for label, value in make_chart(made)["tiles"]]
     # Three steps but the first: 2 + 0.1 + 2 s, all computed 6.

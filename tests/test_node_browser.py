@@ -74,4 +74,26 @@ def test_in_chinese(chromium, server):
         )
         for preset, label in (("target", "目标加速比"), ("custom", "码本")):
             front_end.set_widget("AdaCache", "preset", preset)
-            assert node(front_end, "return node.widgets.map((w) => w.label)") == ["预设", label, "MoReg"]
+            assert node(front_end, "return node.widgets.filter((w) => !w.hidden).map((w) => w.label)") == [
+                "预设",
+                label,
+                "MoReg",
+            ]
+
+
+@RENDERERS
+def test_after_a_run_the_node_says_what_it_came_to(chromium, server, vue):
+    with open_front_end(chromium, server, Comfy__VueNodes__Enabled=vue) as front_end:
+        front_end.open_workflow(WORKFLOW, seed=400 + vue, steps=12)
+        said = "return node.badges.map((badge) => (typeof badge === 'function' ? badge() : badge).text)"
+        before = node(front_end, said)
+        front_end.run()
+        front_end.wait_for_report()
+        report = front_end.report()
+        badge = f"{report['speedup']:.1f}x, computed {report['computed_steps']} of 12"
+        assert [text for text in node(front_end, said) if text not in before] == [badge]
+        if vue:
+            front_end.page.locator(".lg-node").get_by_text(badge, exact=True).wait_for()
+        values = node(front_end, "return app.graph.serialize().nodes.find((n) => n.type === 'AdaCache').widgets_values")
+        assert values == ["balanced", False], "nothing of it is saved"
+        front_end.screenshot(f"node-{'vue' if vue else 'canvas'}-badge")

@@ -88,12 +88,16 @@ def test_bypassed_or_computing_every_step_no_bit_changes(oldest_server):
 
 
 @pytest.mark.server
-def test_the_log_speaks_of_the_pack_only_where_it_lists_what_was_imported(oldest_server):
-    oldest_server.run(prompt({}, seed=6))
+def test_the_log_has_a_line_of_each_run_beside_what_was_imported(oldest_server):
+    before = oldest_server.log().count("AdaCache: ")
+    run = oldest_server.run(prompt({}, seed=6))
     ours = [line for line in oldest_server.log().splitlines() if "custom_nodes/adacache" in line or "AdaCache" in line]
-    imported = [line for line in ours if re.search(r"[\d.]+ seconds: \S+/custom_nodes/adacache(_demo_nodes)?$", line)]
-    assert len(imported) == 2
-    assert ours == imported
+    assert [line for line in ours if re.search(r"[\d.]+ seconds: \S+/custom_nodes/adacache$", line)]
+    told = [line for line in ours if "AdaCache: computed" in line]
+    assert len(told) == before + 1
+    shown = report(run)
+    assert f"AdaCache: computed {shown['computed_steps']} of {shown['total_steps']} steps, " in told[-1]
+    assert all("custom_nodes/adacache" in line or line in told for line in ours)
 
 
 def test_sampling_is_as_on_the_newest(oldest):

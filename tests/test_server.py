@@ -238,7 +238,10 @@ def test_bad_settings_are_refused_on_queue_at_their_input(server, node, inputs, 
     graph = prompt({}, moreg={} if node == "moreg" else None)
     refresh = {"preset": "open-sora", "ratio": 0.15, "random_seed": 0, "device": "same device"}
     graph["refresh"] = {"class_type": "AdaCacheTokenRefresh", "inputs": refresh}
-    graph["window"] = {"class_type": "AdaCacheARCache", "inputs": {"model": ["adacache", 0], "window": 21, "anchors": 0}}
+    graph["window"] = {
+        "class_type": "AdaCacheARCache",
+        "inputs": {"model": ["adacache", 0], "window": 21, "anchors": 0},
+    }
     graph["sampler"]["inputs"]["model"] = ["window", 0]
     graph[node]["inputs"] |= inputs
     refused = requests.post(f"{server.url}/prompt", json={"prompt": graph}).json()["node_errors"]
@@ -251,7 +254,7 @@ def test_bad_settings_are_refused_on_queue_at_their_input(server, node, inputs, 
 def test_what_comes_over_a_link_is_refused_when_it_is_known(server):
     graph = prompt({"preset": "custom", "preset.codebook": ["text", 0]})
     graph["text"] = {"class_type": "PrimitiveString", "inputs": {"value": "0.08=6"}}
-    with pytest.raises(ComfyError, match="codebook entry 1 is '0.08=6', expected threshold:rate"):
+    with pytest.raises(ComfyError, match=r"codebook entry 1 is '0\.08=6', expected threshold:rate"):
         server.run(graph)
     graph["text"]["inputs"]["value"] = "0.08:3, 1.0:1"
     assert report(server.run(graph))["runs"][0]["settings"]["codebook"] == [[0.08, 3], [1.0, 1]]

@@ -3,7 +3,7 @@
 import { app } from '../../scripts/app.js'
 import { api } from '../../scripts/api.js'
 import { InspectorView } from './inspector.js'
-import { wordsFor } from './strings.js'
+import { say, wordsFor } from './strings.js'
 
 const NODE = 'AdaCacheInspector'
 const WIDTH = 460
@@ -71,9 +71,7 @@ class Inspector {
   stop(prompt) {
     if (prompt !== this.prompt || prompt === this.completed) return
     const { report, chart } = this.shown
-    const explanation = report.explanation.map((entry) =>
-      entry.key.startsWith('sampling') ? { ...entry, key: 'stopped' } : entry)
-    this.view.show({ ...report, explanation }, chart)
+    this.view.show({ ...report, explanation: report.if_stopped ?? report.explanation }, chart)
   }
 }
 
@@ -92,6 +90,17 @@ function attach(node) {
     onRemoved?.apply(this, arguments)
     inspector.view.dispose()
   }
+}
+
+const badges = new WeakMap()
+
+/** A badge for what the node's last run came to, empty until then. */
+function addBadge(node) {
+  // Vue nodes draw badges anew when a widget's value changes that a badge reads, and in no other way.
+  const said = node.addWidget('text', 'adacache_badge', '', null, { serialize: false, hidden: true })
+  Object.assign(said, { serialize: false, hidden: true })
+  badges.set(node, said)
+  node.badges.push(() => new LGraphBadge({ text: said.value }))
 }
 
 /** For a node added by hand. A pasted one gets its own values after this; a loaded one may lack some. */
@@ -132,6 +141,11 @@ app.registerExtension({
   setup() {
     loadStyle()
     api.addEventListener('adacache.progress', ({ detail }) => {
+      const node = nodeByExecutionId(detail.node)
+      if (detail.report.runs.at(-1).finished && badges.has(node)) {
+        badges.get(node).value = say(detail.badge, words())
+        node.setDirtyCanvas(true, true)
+      }
       if (setting(LIVE) === false) return
       for (const id of detail.inspectors) inspectors.get(nodeByExecutionId(id))?.progress(detail)
     })
@@ -143,7 +157,10 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node)
-    if (node.comfyClass === 'AdaCache') applyDefaultPreset(node)
+    if (node.comfyClass === 'AdaCache') {
+      applyDefaultPreset(node)
+      addBadge(node)
+    }
   },
   // A tab that is opened again, and a job of the old menu's history, arrive here only; the latter's outputs are filled
   // in after this call.

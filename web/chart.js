@@ -41,18 +41,20 @@ export function drawChart(panels, { width, height }, say) {
   const viewBox = `0 0 ${width / zoom} ${height / zoom}`
   const element = svg('svg', { viewBox, width, height, 'aria-hidden': 'true' }, hatchPattern(hatch))
   let bottom = 0
-  const drawn = panels.map((panel, run) => {
+  const drawn = panels.map((panel) => {
     const pitch = (width / zoom - panel.left - panel.right) / panel.columns
     const thick = Math.max(pitch - Math.max(1, Math.min(3, pitch * 0.2)), 1)
-    const within = { ...panel, run, pitch, thick, hatch, say, top: bottom, x: (at) => panel.left + at * pitch }
+    const within = { ...panel, pitch, thick, hatch, say, top: bottom, x: (at) => panel.left + at * pitch }
     within.marker = svg('rect', { class: 'marker', y: 0, width: 0, height: panel.height })
     element.append(svg('g', { transform: `translate(0 ${bottom})` },
       within.marker, ...panel.marks.map(([shape, ...values]) => SHAPES[shape](within, ...values))))
     bottom += panel.height
     return within
   })
-  const of = (run, column) =>
-    drawn[run] ? { run, column, x: drawn[run].x(column + 0.5) * zoom, top: drawn[run].top * zoom } : null
+  const of = (run, column) => {
+    const panel = drawn.find((one) => one.run === run)
+    return panel ? { run, column, x: panel.x(column + 0.5) * zoom, top: panel.top * zoom } : null
+  }
   return {
     element,
     of,

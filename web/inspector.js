@@ -134,7 +134,7 @@ export class InspectorView {
   }
 
   #moveCursor(go) {
-    const places = this.report.runs.flatMap(({ steps }, run) => steps.map((_, column) => ({ run, column })))
+    const places = this.panels.flatMap(({ run }) => this.report.runs[run].steps.map((_, column) => ({ run, column })))
     const here = places.findIndex(({ run, column }) => run === this.cursor?.run && column === this.cursor.column)
     this.cursor = places[go(here, places.length)] ?? null
     this.#point()

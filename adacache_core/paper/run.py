@@ -144,8 +144,8 @@ class ResidualRun:
 
     def finish(self) -> RunStatistics:
         """Close the last step; the statistics are complete."""
-        self._leave()
         self.statistics.finished = True
+        self._leave()
         return self.statistics
 
     def drop(self) -> None:
