@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -251,3 +252,69 @@ def test_controlnets_on_other_devices_do_not_run_on_a_skip(pack, spread, tmp_pat
     tiny_models.sample(spread(patched, 2), replace(row, conditioning=conditioning), STEPS)
     assert only_run(log).count("computed") == COMPUTED
     assert sorted(device.index or 0 for device in ran) == [0] * COMPUTED + [1] * COMPUTED
+
+
+@pytest.mark.usefixtures("one_condition_a_call")
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_device_that_is_late_changes_nothing(wan, spread, monkeypatch, late):
+    """The run belongs to the step: it is ended by the sampler's own thread, when all conditions are there."""
+    from comfy.ldm.wan.model import WanModel
+
+    patched, log = bind(spread(wan, 2))
+    expected = sample(patched)
+    slow, forward = models_of(patched)[late].diffusion_model, WanModel.forward
+
+    def waiting(model, *args, **kwargs):
+        if model is slow:
+            time.sleep(0.05)
+        return forward(model, *args, **kwargs)
+
+    monkeypatch.setattr(WanModel, "forward", waiting)
+    assert torch.equal(sample(patched), expected)
+    one, two = runs(log)
+    assert decisions(one) == decisions(two)
+
+
+@pytest.mark.usefixtures("one_condition_a_call")
+def test_context_windows_over_two_devices(wan, spread):
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    made = []
+    for devices in (1, 2):
+        windowed = ContextWindowsManualNode.execute(
+            wan, 3, 1, "standard_static", 1, False, "pyramid", 2, False, causal_window_fix=False
+        ).args[0]
+        patched, log = bind(windowed if devices == 1 else spread(windowed, 2))
+        made.append((sample(patched, frames=11, steps=20), only_run(log)))
+    (one, of_one), (two, of_two) = made
+    assert decisions(of_two) == decisions(of_one)
+    assert (of_two.conditions, of_two.cache_bytes) == (of_one.conditions, of_one.cache_bytes)
+    assert close(two, one, 1e-6)
+
+
+def test_the_clones_are_as_they_were_when_the_node_is_bypassed(wan, spread):
+    split = spread(wan, 2)
+    plain = sample(split)
+    cached, _ = bind(split, "fast")
+    assert not torch.equal(sample(cached), plain)
+    assert torch.equal(sample(split), plain)
+
+
+def test_an_interrupt_is_heard_on_every_device(wan, spread, workers):
+    """ComfyUI's own, asked for between two steps; the next run is an undisturbed one."""
+    from comfy import model_management
+
+    patched, log = bind(spread(wan, 2))
+    expected = sample(patched)
+
+    def stop(step, *_):
+        if step == 3:
+            model_management.interrupt_current_processing()
+
+    try:
+        with pytest.raises(model_management.InterruptProcessingException):
+            sample(patched, callback=stop)
+    finally:
+        model_management.interrupt_current_processing(False)
+    assert [run.finished for run in runs(log)] == [True, False]
+    assert torch.equal(sample(patched), expected)
