@@ -31,7 +31,7 @@ def make_chart(report: dict[str, Any]) -> dict[str, Any]:
     """The chart of a report, JSON-safe.
 
     Returns:
-        ``tiles`` (label and value of four numbers), ``legend`` (kind and label of what it shows) and ``panels``:
+        ``tiles`` (label and value of a few numbers), ``legend`` (kind and label of what it shows) and ``panels``:
         ``run`` (its place in the report), ``columns``, margins ``left`` and ``right``, ``height``, ``marks``.
     """
     runs = report["runs"]
@@ -39,13 +39,16 @@ def make_chart(report: dict[str, Any]) -> dict[str, Any]:
     shown = {kind for panel in panels for kind in panel.kinds}
     speedup = report["speedup"]
     steps = {"key": "of", "computed": report["computed_steps"], "total": report["total_steps"]}
-    values: list[Entry | str] = ["-"] * 4
+    tiles: dict[str, Entry | str] = dict.fromkeys(("speedup", "steps", "memory", "preset"), "-")
     if runs:
         measured = "-" if speedup is None else f"{speedup:.2f}x"
-        values = [measured, steps, human_bytes(report["cache_bytes"]), report["preset"]]
-    labels = [{"key": f"{name}_label"} for name in ("speedup", "steps", "memory", "preset")]
+        tiles = {"speedup": measured, "steps": steps, "memory": human_bytes(report["cache_bytes"])}
+        tiles["preset"] = report["preset"]
+    if reference := report.get("reference"):
+        db = reference["signal_to_error_db"]
+        tiles["reference"] = {"key": "equal"} if reference["equal"] else "-" if db is None else f"{db:.1f} dB"
     return {
-        "tiles": list(zip(labels, values, strict=True)),
+        "tiles": [({"key": f"{name}_label"}, value) for name, value in tiles.items()],
         "legend": [(kind, {"key": kind}) for kind in _LEGEND if kind in shown],
         "panels": [panel.to_dict() for panel in panels],
     }

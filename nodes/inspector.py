@@ -10,9 +10,12 @@ from comfy_api.latest import io
 from ..adacache_core import RunStatistics, WindowStatistics
 from .chart import make_chart
 from .picture import draw_chart
+from .reference import Closeness, Session, closeness
 from .report import make_report
-from .runs import RunLog, graph, makers_of
+from .runs import LoggedRun, RunLog, graph, makers_of
 from .types import CATEGORY, Statistics
+
+_SESSION = Session()
 
 
 class AdaCacheInspector(io.ComfyNode):
@@ -42,6 +45,14 @@ class AdaCacheInspector(io.ComfyNode):
                         "(Wan 2.2)."
                     ),
                 ),
+                io.Latent.Input(
+                    "reference",
+                    optional=True,
+                    tooltip=(
+                        "The latent of the same sampling without AdaCache (same seed, another sampler node): how close "
+                        "the latent is to it is told in dB."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The latent, unchanged."),
@@ -52,16 +63,29 @@ class AdaCacheInspector(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, latent: dict[str, Any], statistics: RunLog | None = None, statistics_2: RunLog | None = None
+        cls,
+        latent: dict[str, Any],
+        statistics: RunLog | None = None,
+        statistics_2: RunLog | None = None,
+        reference: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         inspector = getattr(cls.hidden, "unique_id", None)
-        makers = set() if inspector is None else makers_of(graph(), inspector)
         logs = [log for log in (statistics, statistics_2) if log is not None]
-        found = {id(run): run for log in logs for run in log.of_prompt(None, makers)}
+
+        def runs_of(name: str) -> dict[int, LoggedRun]:
+            makers = set() if inspector is None else makers_of(graph(), inspector, name)
+            return {id(run): run for log in logs for run in log.of_prompt(None, makers)}
+
+        found = runs_of("latent")
         # In the order of sampling, whichever expert is connected first.
-        runs = [run.statistics for run in sorted(found.values(), key=lambda run: run.started)]
+        made = sorted(found.values(), key=lambda run: run.started)
+        runs = [run.statistics for run in made]
         steps = [numbers for numbers in runs if isinstance(numbers, RunStatistics)]
         windows = [numbers for numbers in runs if isinstance(numbers, WindowStatistics)]
-        report = make_report(steps, bool(logs), windows)
+        close = None if reference is None else closeness(latent, reference)
+        if close is not None and inspector is not None and runs_of("reference"):
+            close = Closeness(None, "that was sampled with AdaCache, too")
+        report = make_report(steps, bool(logs), windows, close)
+        report["session"] = _SESSION.add(tuple(run.started for run in made), report)
         shown = {"adacache": [report], "adacache_chart": [make_chart(report)]}
         return io.NodeOutput(latent, json.dumps(report, indent=2), draw_chart(report), ui=shown)

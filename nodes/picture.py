@@ -43,7 +43,8 @@ def _draw_header(pen: Pen, chart: dict[str, Any]) -> None:
         pen.write(x + 20, 29, label, 12.5, MUTED, "lm")
         pen.swatch(x, 29, kind)
         x -= 18
-    width = (WIDTH - 2 * _MARGIN - 3 * _TILE_GAP) / 4
+    count = len(chart["tiles"])
+    width = (WIDTH - 2 * _MARGIN - (count - 1) * _TILE_GAP) / count
     for column, (label, value) in enumerate(chart["tiles"]):
         left = _MARGIN + column * (width + _TILE_GAP)
         pen.card(left, 50, width, 66)

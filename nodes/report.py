@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..adacache_core import RunStatistics, WindowStatistics
+from .reference import Closeness
 from .why import explain, key_value, preset_of, stopped, uncached_seconds, why_nothing
 from .words import Entry, human_seconds, roughly, say
 
 
 def make_report(
-    runs: list[RunStatistics], connected: bool = True, windows: Sequence[WindowStatistics] = ()
+    runs: list[RunStatistics],
+    connected: bool = True,
+    windows: Sequence[WindowStatistics] = (),
+    close: Closeness | None = None,
 ) -> dict[str, Any]:
     """JSON-safe report over the sampling runs of one prompt.
 
@@ -19,15 +23,19 @@ def make_report(
         runs: statistics in the order the runs started; empty if nothing was cached.
         connected: whether any node's statistics were connected at all.
         windows: key/value caches of the prompt's runs with an AR Cache node.
+        close: how close the latent is to a reference; None without one.
 
     Returns:
         Totals (``total_steps``, ``computed_steps``, ``partial_steps``, ``skipped_steps``, ``cache_bytes``,
         ``seconds``, ``speedup``), the ``preset`` in force, ``runs`` (see ``RunStatistics.to_dict``),
-        ``key_value_caches`` (see ``WindowStatistics.to_dict``), ``explanation`` (entries) and ``summary`` (the
-        explanation in English, a line each).
+        ``key_value_caches`` (see ``WindowStatistics.to_dict``), ``reference`` (see ``Closeness.to_dict``),
+        ``explanation`` (entries) and ``summary`` (the explanation in English, a line each).
     """
-    explanation = [] if windows and not runs else explain(runs, connected)
-    return _with_sentences(_totals(runs, windows), explanation + [key_value(window) for window in windows])
+    explanation = [] if close is None else [close.entry]
+    if runs or not windows:
+        explanation += explain(runs, connected)
+    explanation += [key_value(window) for window in windows]
+    return _with_sentences({**_totals(runs, windows), "reference": close and close.to_dict()}, explanation)
 
 
 def live_report(runs: list[RunStatistics]) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def maker(prompt: DynamicPrompt, node_id: str) -> Maker:
     return shown, json.dumps(made_of, sort_keys=True, default=str)
 
 
-def makers_of(prompt: DynamicPrompt, inspector: str) -> set[Maker]:
-    """The nodes that an inspector's latent comes from."""
-    source = prompt.get_node(inspector)["inputs"]["latent"]
+def makers_of(prompt: DynamicPrompt, inspector: str, name: str = "latent") -> set[Maker]:
+    """The nodes that an inspector's latent, or its reference, comes from."""
+    source = prompt.get_node(inspector)["inputs"].get(name)
     return {maker(prompt, node) for node in ancestry(prompt, source[0])} if is_link(source) else set()
 
 

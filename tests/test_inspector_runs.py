@@ -20,7 +20,7 @@ DEMO = WORKFLOWS / "AdaCache Demo Without a GPU.json"
 EXPERTS = WORKFLOWS / "Wan 2.2 14B Text to Video.json"
 HEAD = (
     "run,step,sigma,kind,reason,calls,computed_calls,seconds,miss,"
-    "rate,distance,regularized_distance,motion_score,motion_gradient"
+    "rate,distance,regularized_distance,motion_score,motion_gradient,reference_db"
 )
 pytestmark = [pytest.mark.long, pytest.mark.server]
 
@@ -80,12 +80,14 @@ def expected_csv(report: dict[str, Any]) -> list[str]:
             return np.format_float_positional(value, trim="-")
         return "" if value is None else str(value)
 
+    close = (report["reference"] or {}).get("signal_to_error_db")
     return [HEAD] + [
         ",".join(
             [
                 str(number),
                 str(step["step"] + 1),
-                *(cell({**step, **(step["paper"] or {})}.get(name)) for name in HEAD.split(",")[2:]),
+                *(cell({**step, **(step["paper"] or {})}.get(name)) for name in HEAD.split(",")[2:-1]),
+                cell(close),
             ]
         )
         for number, run in enumerate(report["runs"], start=1)

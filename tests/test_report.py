@@ -346,7 +346,7 @@ def test_every_text_is_used():
     files = [*(REPOSITORY / "nodes").glob("*.py"), *(REPOSITORY / "web").glob("*.js")]
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     spelt = set(re.findall(r"[\w-]+", source))
-    spelt |= {f"{name}_label" for name in ("speedup", "steps", "memory", "preset")}
+    spelt |= {f"{name}_label" for name in ("speedup", "steps", "memory", "preset", "reference")}
     assert {key for key in words("en") if key not in spelt} == set()
 
 

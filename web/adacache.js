@@ -12,6 +12,8 @@ const DEFAULT_PRESET = 'AdaCache.DefaultPreset'
 const { AdaCache: { input } } = await (await api.fetchApi('/object_info/AdaCache')).json()
 const PRESETS = input.required.preset[1].options.map(({ key }) => key)
 
+const CLOSEST_FIRST = ['quality', 'balanced', 'fast']
+
 const setting = (name) => app.extensionManager?.setting?.get(name)
 const words = () => wordsFor(setting('Comfy.Locale') ?? 'en')
 const rootGraph = () => app.rootGraph ?? app.graph
@@ -34,7 +36,7 @@ class Inspector {
   constructor(node) {
     this.node = node
     this.prompt = this.completed = null
-    this.view = new InspectorView(words, (height) => this.#resize(height))
+    this.view = new InspectorView(words, (height) => this.#resize(height), (by) => this.#choose(by))
     const options = { serialize: false, hideOnZoom: false, getMinHeight: () => this.view.height + 2 * 10 }
     const widget = node.addDOMWidget('chart', 'ADACACHE_CHART', this.view.element, options)
     widget.serialize = false
@@ -51,6 +53,20 @@ class Inspector {
     const least = node.computeSize()[1]
     if (node.size[1] < least) node.setSize([node.size[0], least])
     node.setDirtyCanvas?.(true, true)
+  }
+
+  /** Give the AdaCache node whose statistics come in the next preset that is faster (1) or closer (-1). */
+  #choose(by) {
+    const { inputs } = this.node
+    const sources = inputs.map(({ name }, at) => name.startsWith('statistics') && this.node.getInputNode(at))
+    const widgets = sources.flatMap((source) => source?.widgets?.filter(({ name }) => name === 'preset') ?? [])
+    if (!widgets.length) return { key: 'not_found' }
+    const at = CLOSEST_FIRST.indexOf(widgets[0].value)
+    const preset = CLOSEST_FIRST[at < 0 ? 1 + by : at + by]
+    if (!preset) return { key: 'at_the_end', preset: widgets[0].value }
+    for (const widget of widgets) widget.value = preset
+    this.node.setDirtyCanvas?.(true, true)
+    return { key: 'chosen', preset }
   }
 
   complete({ adacache: [report], adacache_chart: [chart] }) {

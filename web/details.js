@@ -55,9 +55,25 @@ export function tableRows(runs, words) {
   ]
 }
 
-/** One row per step; runs and steps count from 1. */
-export function csvOf(runs) {
+/** The last results of the session, a row each. */
+export function sessionRows(rows, words) {
+  const value = ({ equal, signal_to_error_db: db }) => (equal ? words.equal : db == null ? '' : `${db.toFixed(1)} dB`)
+  const columns = [
+    [words.preset_label, (row) => row.preset],
+    [words.steps_label, (row) => say({ key: 'of', computed: row.computed_steps, total: row.total_steps }, words)],
+    [words.time_label, (row) => row.took],
+    [words.reference_label, (row) => (row.reference ? value(row.reference) : '')]
+  ].filter(([, of]) => rows.some((row) => of(row) !== ''))
+  return [
+    html('tr', {}, ...columns.map(([label]) => html('th', { scope: 'col' }, label))),
+    ...rows.map((row) => html('tr', {}, ...columns.map(([, of]) => html('td', {}, of(row)))))
+  ]
+}
+
+/** One row per step, with what the whole is worth; runs and steps count from 1. */
+export function csvOf({ runs, reference }) {
+  const close = reference?.equal ? 'equal' : reference?.signal_to_error_db ?? ''
   const rows = runs.flatMap((run, at) => run.steps.map(({ paper, ...record }) =>
-    [at + 1, record.step + 1, ...COLUMNS.map((name) => ({ ...record, ...paper })[name] ?? '')].join(',')))
-  return [['run', 'step', ...COLUMNS].join(','), ...rows].join('\n') + '\n'
+    [at + 1, record.step + 1, ...COLUMNS.map((name) => ({ ...record, ...paper })[name] ?? ''), close].join(',')))
+  return [['run', 'step', ...COLUMNS, 'reference_db'].join(','), ...rows].join('\n') + '\n'
 }

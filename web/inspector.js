@@ -1,7 +1,7 @@
 // What the Inspector shows: numbers, chart, sentences and controls, in one element that any renderer can hold.
 
 import { chartHeight, drawChart } from './chart.js'
-import { csvOf, html, tableRows, tipLines } from './details.js'
+import { csvOf, html, sessionRows, tableRows, tipLines } from './details.js'
 import { say } from './strings.js'
 
 const PADDING = 20, GAP = 8
@@ -19,10 +19,12 @@ export class InspectorView {
   /**
    * @param words called whenever something is drawn; see wordsFor
    * @param onHeight called with the least height at which everything fits, whenever it changes
+   * @param choose called with 1 for a faster preset, -1 for a closer one; returns an entry that says what came of it
    */
-  constructor(words, onHeight) {
+  constructor(words, onHeight, choose) {
     this.words = words
     this.onHeight = onHeight
+    this.choose = choose
     this.height = 0
     this.report = this.drawn = null
     this.pointer = this.cursor = null
@@ -32,9 +34,12 @@ export class InspectorView {
     this.tip = html('div', { class: 'adacache-tip', hidden: '' })
     this.summary = html('ul', { class: 'adacache-summary', 'aria-live': 'polite' })
     this.actions = html('div', { class: 'adacache-actions' })
+    this.results = html('table')
+    this.session = html('details', { class: 'adacache-session' }, html('summary'), this.results)
+    this.session.addEventListener('toggle', () => this.#draw())
     this.table = html('table')
     this.element = html('div', { class: 'adacache' },
-      this.numbers, this.legend, this.chart, this.summary, this.actions,
+      this.numbers, this.legend, this.chart, this.summary, this.session, this.actions,
       html('div', { class: 'adacache-unseen' }, this.table))
     this.observer = new ResizeObserver(() => this.#draw())
     this.observer.observe(this.element)
@@ -62,6 +67,9 @@ export class InspectorView {
     const lines = report?.explanation ?? [{ key: 'empty' }]
     this.summary.replaceChildren(
       ...lines.map((entry) => html('li', entry.key === 'run' ? { class: 'run' } : {}, say(entry, words))))
+    this.session.hidden = !report?.session?.length
+    this.session.firstChild.textContent = words.session
+    this.results.replaceChildren(...sessionRows(report?.session ?? [], words))
     this.#fillActions(words)
     this.chart.setAttribute('aria-label', say(shown ? alternative(report) : { key: 'empty' }, words))
     this.table.replaceChildren(...(shown ? tableRows(report.runs, words) : []))
@@ -70,21 +78,26 @@ export class InspectorView {
 
   #fillActions(words) {
     this.actions.hidden = !this.report?.runs.length
-    if (this.actions.childElementCount) {
-      this.actions.children[0].textContent = words.copy
-      this.actions.children[1].textContent = words.save
-      return
-    }
+    if (this.actions.hidden) return
     const said = html('output')
-    const copy = html('button', { type: 'button' }, words.copy)
-    copy.addEventListener('click', async () => {
-      const done = await copyText(JSON.stringify(this.report, null, 2))
-      said.textContent = done ? this.words().copied : this.words().not_copied
-      setTimeout(() => said.replaceChildren(), 2000)
-    })
-    const save = html('button', { type: 'button' }, words.save)
-    save.addEventListener('click', () => saveText(csvOf(this.report.runs), 'adacache.csv'))
-    this.actions.append(copy, save, said)
+    const tell = (text) => {
+      said.textContent = text
+      setTimeout(() => said.replaceChildren(), 4000)
+    }
+    const button = (label, act) => {
+      const made = html('button', { type: 'button' }, label)
+      made.addEventListener('click', act)
+      return made
+    }
+    this.actions.replaceChildren(
+      button(words.closer_button, () => tell(say(this.choose(-1), words))),
+      button(words.faster_button, () => tell(say(this.choose(1), words))),
+      button(words.copy, async () => {
+        const done = await copyText(JSON.stringify(this.report, null, 2))
+        tell(done ? words.copied : words.not_copied)
+      }),
+      button(words.save, () => saveText(csvOf(this.report), 'adacache.csv')),
+      said)
   }
 
   #draw(changed = false) {
@@ -103,7 +116,7 @@ export class InspectorView {
 
   /** Everything but the chart has the height of its content, which depends on the width. */
   #measure(chart) {
-    const others = [this.numbers, this.legend, this.summary, this.actions]
+    const others = [this.numbers, this.legend, this.summary, this.session, this.actions]
     const heights = others.map((part) => part.offsetHeight).filter((height) => height > 0)
     if (!heights.length) return
     const height = heights.reduce((sum, each) => sum + each + GAP, chart + PADDING)
