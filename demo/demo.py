@@ -33,7 +33,7 @@ OUTPUT = REPOSITORY / "output" / "demo"
 # No prompt follows itself, so ComfyUI's execution cache, which holds one prompt, never serves the sampler.
 METHODS = ("baseline", "balanced", "fast")
 ROUNDS = 2
-FRAMES_NODE = "adacache_demo_frames"
+FRAMES_NODE, CHART_NODE = "adacache_demo_frames", "adacache_demo_chart"
 FILES = ("baseline.mp4", "cached.mp4", "side_by_side.mp4", "chart.png", "report.json", "summary.json")
 
 Frames = NDArray[np.uint8]
@@ -75,7 +75,7 @@ class Comparison:
 
 
 def prompt_of(method: str, workflow: Json, object_info: Json) -> Json:
-    """The workflow as a prompt: AdaCache bypassed for the baseline, else with the preset; and lossless frames."""
+    """The workflow as a prompt: AdaCache bypassed for the baseline, else with the preset; and lossless pictures."""
     if method == "baseline":
         workflow = with_mode(workflow, "AdaCache", BYPASSED)
     else:
@@ -85,6 +85,8 @@ def prompt_of(method: str, workflow: Json, object_info: Json) -> Json:
     images = [node_id(prompt, "VAEDecode"), 0]
     inputs = {"images": images, "filename_prefix": "adacache_demo_frames/frame"}
     prompt[FRAMES_NODE] = {"class_type": "SaveImage", "inputs": inputs}
+    chart = {"images": [node_id(prompt, "AdaCacheInspector"), 2]}
+    prompt[CHART_NODE] = {"class_type": "PreviewImage", "inputs": chart}
     return prompt
 
 
@@ -128,7 +130,7 @@ def collect(server: ComfyServer, method: str, run: PromptRun, prompt: Json) -> R
         report=reports[0],
         frames=np.stack([np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]),
         video=server.download(ui(run, node_id(prompt, "SaveVideo"), "images")[0]),
-        chart=server.download(ui(run, node_id(prompt, "PreviewImage"), "images")[0]),
+        chart=server.download(ui(run, CHART_NODE, "images")[0]),
     )
 
 

@@ -11,7 +11,7 @@ SEED = 0
 
 def wan(graph: Graph, recipe: Recipe) -> None:
     """The small Wan 2.1 with AdaCache."""
-    graph.column("1. Model, with AdaCache", 360, MODELS)
+    graph.column("1. Model, with AdaCache, and scene", 360, MODELS)
     cache = cached(graph, _model(graph, "adacache_demo_dit.safetensors"))
     _sample(graph, recipe, cache)
 
@@ -22,16 +22,17 @@ def token_refresh(graph: Graph, recipe: Recipe) -> None:
     model = _model(graph, "adacache_demo_dit.safetensors")
     refresh = graph.add("AdaCacheTokenRefresh")["Token Refresh"]
     cache = cached(graph, model, token_refresh=refresh)
-    _sample(graph, recipe, cache)
+    graph.column("2. Scene", 340, INPUT)
+    _sample(graph, recipe, cache, number=3)
 
 
-def _sample(graph: Graph, recipe: Recipe, cache: Node) -> None:
+def _sample(graph: Graph, recipe: Recipe, cache: Node, number: int = 2) -> None:
     conditions = _scene(graph, "changing")
     latent = graph.add("EmptyHunyuanLatentVideo", title="Size and length", **SIZE.widgets)["LATENT"]
-    graph.column("3. Sample and inspect", 480, SAMPLING)
+    graph.column(f"{number}. Sample and inspect", 480, SAMPLING)
     [steps] = recipe.steps
     sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=steps, cfg=3.0, seed=SEED)
-    _show(graph, recipe, inspect(graph, sampled, cache))
+    _show(graph, recipe, inspect(graph, sampled, cache), number + 1)
 
 
 def causal(graph: Graph, recipe: Recipe) -> None:
@@ -39,6 +40,7 @@ def causal(graph: Graph, recipe: Recipe) -> None:
     graph.column("1. Model, with AR Cache", 360, MODELS)
     model = _model(graph, "adacache_demo_causal_dit.safetensors")
     cache = graph.add("AdaCacheARCache", model=model, window=6)
+    graph.column("2. Scene", 340, INPUT)
     positive, negative = _scene(graph, "fast")
     latent = graph.add("EmptyARVideoLatent", title="Size and length", **{**SIZE.widgets, "length": 237})["LATENT"]
     graph.column("3. Sample", 360, SAMPLING)
@@ -57,7 +59,7 @@ def causal(graph: Graph, recipe: Recipe) -> None:
         cfg=1.0,
     )
     graph.column("4. Inspect", 480, SAMPLING)
-    _show(graph, recipe, inspect(graph, sampled["output"], cache), number=5)
+    _show(graph, recipe, inspect(graph, sampled["output"], cache), 5)
 
 
 def _model(graph: Graph, name: str) -> Output:
@@ -66,7 +68,6 @@ def _model(graph: Graph, name: str) -> Output:
 
 
 def _scene(graph: Graph, motion: str) -> tuple[Output, Output]:
-    graph.column("2. Scene", 340, INPUT)
     scene = {"motion": motion, "color": "yellow", "shape": "circle"}
     return (
         graph.add("AdaCacheDemoScene", title="What to draw", **scene)["CONDITIONING"],
@@ -74,9 +75,7 @@ def _scene(graph: Graph, motion: str) -> tuple[Output, Output]:
     )
 
 
-def _show(graph: Graph, recipe: Recipe, latent: Output, number: int = 4) -> None:
+def _show(graph: Graph, recipe: Recipe, latent: Output, number: int) -> None:
     output_column(graph, number)
     vae = graph.add("VAELoader", vae_name="adacache_demo_vae.safetensors")["VAE"]
     save(graph, recipe.slug, decode(graph, latent, vae), SIZE.fps)
-    output_column(graph, number + 1, "Chart")
-    graph.add("PreviewImage", title="What was computed and skipped", images=latent.node["chart"], tall=400)

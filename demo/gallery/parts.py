@@ -61,7 +61,7 @@ class Recipe:
     @property
     def slug(self) -> str:
         """Name of what it saves."""
-        return "adacache_" + re.sub(r"\W+", "_", self.name).lower()
+        return "adacache_" + re.sub(r"\W+", "_", self.name.removeprefix("AdaCache ")).lower()
 
 
 @dataclass(frozen=True)
