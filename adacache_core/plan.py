@@ -46,6 +46,7 @@ def plan(
     computes: int,
     begun: Sequence[int] = (),
     share: float = 1.0,
+    longest: int = MAXIMUM_GAP,
 ) -> tuple[str | None, ...]:
     """Why each call of the model computes, ``None`` where it is skipped.
 
@@ -63,6 +64,7 @@ def plan(
         computes: how many calls compute in all; at least ``LEAST`` of each part do.
         begun: calls that have computed, where a plan is changed in the middle: all up to the last of them stays.
         share: which part of a whole run this is, 0 to 1.
+        longest: most calls from one compute to the next.
     """
     total = len(times)
     of_part = total >= FEWEST_OF_PART and total >= 2 * FEWEST_CALLS * share
@@ -72,7 +74,7 @@ def plan(
     for part in parts(times):
         count = round(computes * len(part) / total)
         done = [call - part.start for call in begun if call in part]
-        reasons += _plan_part([times[call] for call in part], [influences[call] for call in part], count, done)
+        reasons += _plan_part([times[call] for call in part], [influences[call] for call in part], count, done, longest)
     return tuple(reasons)
 
 
@@ -88,11 +90,11 @@ def parts(times: Sequence[float]) -> list[range]:
 
 
 def _plan_part(
-    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int]
+    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int], longest: int
 ) -> list[str | None]:
     total = len(times)
     begun = begun if len(begun) > 1 else range(min(total, 2))
-    chosen = _place(_stretch_errors(times, influences), max(computes, LEAST, len(begun) + 1), begun)
+    chosen = _place(_stretch_errors(times, influences, longest), max(computes, LEAST, len(begun) + 1), begun)
     reasons: list[str | None] = ["plan" if call in chosen else None for call in range(total)]
     reasons[: min(total, 2)] = ["first"] * min(total, 2)
     if total > 2:
@@ -127,9 +129,9 @@ def _place(errors: Tensor, computes: int, begun: Sequence[int]) -> set[int]:
     return chosen
 
 
-def _stretch_errors(times: Sequence[float], influences: Sequence[float]) -> Tensor:
+def _stretch_errors(times: Sequence[float], influences: Sequence[float], longest: int) -> Tensor:
     """Error of computing b - g, then b, then b + h: float64 ``[calls b, gaps g, gaps h]`` (index gap - 1)."""
-    total, gaps = len(times), min(MAXIMUM_GAP, len(times))
+    total, gaps = len(times), min(longest, len(times))
     u = torch.tensor([variable(time) for time in times], dtype=torch.float64)
     bend = torch.tensor([curvature(time) for time in times], dtype=torch.float64)
     weight = bend * torch.tensor(influences, dtype=torch.float64)
@@ -137,13 +139,13 @@ def _stretch_errors(times: Sequence[float], influences: Sequence[float]) -> Tens
     grown[-1] *= LAST
     errors = torch.full((total, gaps, gaps), torch.inf, dtype=torch.float64)
     for b in range(1, total):
-        longest = min(gaps, total - 1 - b)
-        if longest < 1:
+        reach = min(gaps, total - 1 - b)
+        if reach < 1:
             continue
-        between = slice(b + 1, b + longest)
-        after = slice(b + 1, b + longest + 1)
+        between = slice(b + 1, b + reach)
+        after = slice(b + 1, b + reach + 1)
         shape = weight[between] * (u[between] - u[b]).abs()
         for gap in range(1, min(gaps, b) + 1):
             summed = torch.cat((u.new_zeros(1), (shape * (u[between] - u[b - gap]).abs()).cumsum(0)))
-            errors[b, gap - 1, :longest] = (grown[after] * summed) ** 2
+            errors[b, gap - 1, :reach] = (grown[after] * summed) ** 2
     return errors

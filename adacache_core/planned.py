@@ -128,14 +128,16 @@ class PlannedRun:
         if self._kept.changed:
             self._guided = ()
         answer = guided
-        if self._plan[record.step] is not None:
+        if self._plan[record.step] is not None or 0 < record.calls == record.computed_calls:
             answer = self._corrected(record, guided)
             self._remember_guided(guided)
             self._skipped.clear()
             self._regulate(record)
         elif record.step not in self._skipped:
             self._skipped.append(record.step)
-        held = {id(computed.denoised): computed.denoised.nbytes for computed in (*self._guided, *self._kept)}
+        tensors = [computed.denoised for computed in (*self._guided, *self._kept)]
+        tensors += [] if self.corrected is None else [self.corrected[1]]
+        held = {id(tensor): tensor.nbytes for tensor in tensors}
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, sum(held.values()))
         return answer
 
