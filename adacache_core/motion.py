@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, distributed
 
 # The compute at which motion is measured: before it a prediction is mostly blur.
 MEASURED_AT = 4
@@ -38,6 +39,12 @@ def motion_share(predictions: Sequence[Tensor]) -> float | None:
         predictions: of the conditions of one evaluation. With two, what they differ in counts: that is what the prompt
             asks for.
     """
+    own = _share(predictions)
+    agreed = _most(_LEAST if own is None else own)
+    return None if own is None else agreed
+
+
+def _share(predictions: Sequence[Tensor]) -> float | None:
     if not 1 <= len(predictions) <= 2 or any(x.ndim != 5 or x.shape[2] < 2 for x in predictions):
         return None
     if len(predictions) == 2:
@@ -46,3 +53,17 @@ def motion_share(predictions: Sequence[Tensor]) -> float | None:
         relative = motion(predictions[0]) / _USUAL
     share: float = relative**_CONTRAST
     return min(max(share, _LEAST), _MOST)
+
+
+def _most(share: float) -> float:
+    """The largest share among the processes that sample together, if there are others: they compute together or none.
+
+    One video's predictions are the same everywhere but for the rounding of unlike GPUs, which may decide. Where weights
+    are spread (FSDP), each may have a video of its own, and still none can compute alone.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return share
+    device = "cuda" if "nccl" in distributed.get_backend() else "cpu"
+    shares = torch.tensor(share, dtype=torch.float64, device=device)
+    distributed.all_reduce(shares, op=distributed.ReduceOp.MAX)
+    return float(shares)
