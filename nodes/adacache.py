@@ -10,7 +10,7 @@ from ..adacache_core.paper.codebook import Codebook
 from ..adacache_core.paper.measure import MotionRegularization
 from ..adacache_core.tokens.choice import TokenRefresh
 from .binding import bind
-from .settings import CUSTOM, PRESETS, TARGET, Settings
+from .settings import CUSTOM, FINER, OFF, PRESETS, TARGET, Settings
 from .types import CATEGORY, Motion, Refresh, Statistics, accepts
 
 # What a preset brings with it.
@@ -73,6 +73,18 @@ class AdaCache(io.ComfyNode):
                         "tunes it for the presets of the paper."
                     ),
                 ),
+                io.Combo.Input(
+                    "finer",
+                    options=list(FINER),
+                    default=OFF,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Skipped steps cost nothing, so the sampler may take 2 or 4 for each of yours, with as many "
+                        "computed. The result is then near to what so many steps would give, not to what yours give. "
+                        "Not for distilled models or samplers that add noise."
+                    ),
+                ),
                 Refresh.Input(
                     "token_refresh",
                     display_name="Token Refresh",
@@ -102,7 +114,7 @@ class AdaCache(io.ComfyNode):
         chosen = inputs.get("preset") or {"preset": None}  # ComfyUI leaves out one that it does not know
         refresh = TokenRefresh() if "token_refresh" in inputs else None
         linked = any(value is None for name, value in chosen.items() if name != "preset")
-        return linked or accepts(lambda: settings_of(chosen, inputs.get("moreg"), refresh))
+        return linked or accepts(lambda: settings_of(chosen, inputs.get("moreg"), inputs.get("finer", OFF), refresh))
 
     @classmethod
     def execute(cls, model: Any, **choices: Any) -> io.NodeOutput:
@@ -110,13 +122,17 @@ class AdaCache(io.ComfyNode):
 
 
 def settings_of(
-    preset: dict[str, Any], moreg: MotionRegularization | bool | None = None, token_refresh: TokenRefresh | None = None
+    preset: dict[str, Any],
+    moreg: MotionRegularization | bool | None = None,
+    finer: str = OFF,
+    token_refresh: TokenRefresh | None = None,
 ) -> Settings:
     """The settings that a node's inputs stand for.
 
     Args:
         preset: its name, by the key ``preset``, and what it brings: ``target_speedup`` or ``codebook``.
         moreg: from the node of that name, or whether to use the published values.
+        finer: see ``Settings``.
         token_refresh: from the node of that name.
 
     Raises:
@@ -125,4 +141,4 @@ def settings_of(
     codebook = Codebook.parse(preset["codebook"]) if preset["preset"] == CUSTOM else None
     published = MotionRegularization() if moreg is True else None
     motion = moreg if isinstance(moreg, MotionRegularization) else published
-    return Settings(preset["preset"], codebook, preset.get("target_speedup", 2.0), motion, token_refresh)
+    return Settings(preset["preset"], codebook, preset.get("target_speedup", 2.0), motion, token_refresh, finer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,9 +25,12 @@ from ..adacache_core import (
     Steps,
     ask,
     following,
-    same_sigma,
+    plan,
+    refine,
 )
+from ..adacache_core.plan import MAXIMUM_GAP
 from .asking import alone, scales_of, share_of
+from .callbacks import at_own_steps, true_denoised
 from .other_caches import other_caches
 from .runs import RunLog, reporter
 from .settings import Settings
@@ -72,12 +76,13 @@ class _Binding:
             return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
         if self.settings.moreg is not None and noise.ndim == 5:
             self.settings.moreg.check_frames(noise.shape[2])
-        run = self._start(executor.class_obj, guider, sigmas, extra_args, noise.ndim)
+        run, sigmas, factor = self._start(executor.class_obj, guider, sigmas, extra_args, noise.ndim)
         options = create_model_options_clone(extra_args["model_options"])
-        options.setdefault("transformer_options", {})[KEY] = _Calls(run)
+        options.setdefault("transformer_options", {}).update({KEY: _Calls(run), "sample_sigmas": sigmas})
         extra_args = {**extra_args, "model_options": options}
         if callback is not None:
-            callback = _true_denoised(callback, run, guider, sigmas, options, denoise_mask)
+            callback = at_own_steps(callback, factor)
+            callback = true_denoised(callback, run, guider, sigmas, options, denoise_mask)
         try:
             samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
             run.finish()
@@ -87,30 +92,41 @@ class _Binding:
 
     def _start(
         self, sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
-    ) -> PlannedRun:
+    ) -> tuple[PlannedRun, Tensor, int]:
+        """The run, the noise levels that the sampler goes through, and how many of its steps are one of the user's."""
         suspects = other_caches(guider.model_patcher, extra_args["model_options"])
-        scales = scales_of(guider.inner_model.model_sampling)
-        steps = Steps(tuple(sigmas.tolist()), scales, share_of(guider.inner_model.model_sampling, sigmas))
-        response, because = None, None
-        try:
-            sample = alone(sampler, guider, sigmas, extra_args, dimensions)
-            response = ask(sample, lambda sigma: following(*scales(sigma)), len(steps))
-        except CannotAskError as reason:
-            because = str(reason)
-        if response is not None and response.adds_noise:
-            because = "it adds noise"
+        model_sampling = guider.inner_model.model_sampling
+        scales, share = scales_of(model_sampling), share_of(model_sampling, sigmas)
+        own = Steps(tuple(sigmas.tolist()), scales, share)
+
+        def asked(steps: Steps) -> tuple[Response | None, str | None]:
+            try:
+                sample = alone(sampler, guider, sigmas.new_tensor(steps.sigmas), extra_args, dimensions)
+                response = ask(sample, lambda sigma: following(*scales(sigma)), len(steps))
+            except CannotAskError as reason:
+                return None, str(reason)
+            return response, "it adds noise" if response.adds_noise else None
+
+        factor = self.settings.factor(len(own))
+        steps = Steps(refine(own.sigmas, factor, own.time), scales, share)
+        response, because = asked(steps)
+        if factor > 1 and because is not None:
+            factor, steps = 1, own  # finer steps would draw other noise, or none knows what they would do
+            response, because = asked(steps)
         evaluations = len(steps) if response is None else len(response.sigmas)
-        computes = round(evaluations / self.settings.speedup)
-        statistics = RunStatistics(self._in_force(steps, response, because), total_steps=evaluations)
+        computes = round(evaluations / factor / self.settings.speedup)
+        statistics = RunStatistics(self._in_force(own, response, because), total_steps=evaluations)
         statistics.settings["other_caches"] = suspects
         statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)
+        statistics.settings["finer"] = {"asked": self.settings.finer, "factor": factor}
         self.log.start(statistics)
         regulates, report = self.settings.moreg is not None, reporter(self.node_id)
-        run = PlannedRun(steps, computes, statistics, response, because is None, regulates, report)
+        planner = partial(plan, longest=factor * MAXIMUM_GAP) if factor > 1 else None
+        run = PlannedRun(steps, computes, statistics, response, because is None, regulates, report, planner)
         statistics.settings["computes"] = sum(reason is not None for reason in statistics.plan or ())
         if report is not None:
             report(statistics)
-        return run
+        return run, sigmas.new_tensor(steps.sigmas) if factor > 1 else sigmas, factor
 
     def _in_force(self, steps: Steps, response: Response | None, because: str | None) -> dict[str, Any]:
         """The settings of this run, JSON-safe, as the inspector shows them."""
@@ -200,30 +216,3 @@ def _asked_for(
 
 def _is_active(cond: dict[str, Any], sigma: float) -> bool:
     return float(cond.get("timestep_end", 0.0)) <= sigma <= float(cond.get("timestep_start", float("inf")))
-
-
-def _true_denoised(
-    callback: Callable[..., Any],
-    run: PlannedRun,
-    guider: Any,
-    sigmas: Tensor,
-    options: dict[str, Any],
-    denoise_mask: Tensor | None,
-) -> Callable[..., Any]:
-    """The sampler's callback, given what the model predicts instead of what the sampler integrates.
-
-    Previews and ``denoised_output`` are made of it; with its correction a prediction overshoots.
-    """
-
-    def true(step: int, denoised: Tensor, x: Tensor, total_steps: int) -> Any:
-        if run.corrected is not None:
-            sigma, added = run.corrected
-            if step < len(sigmas) and same_sigma(float(sigmas[step]), sigma):
-                mask = denoise_mask
-                if mask is not None and "denoise_mask_function" in options:
-                    extra = {"model": guider, "sigmas": sigmas}
-                    mask = options["denoise_mask_function"](sigmas[step], mask, extra_options=extra)
-                denoised = denoised - (added if mask is None else added * mask)
-        return callback(step, denoised, x, total_steps)
-
-    return true

@@ -11,6 +11,10 @@ from ..adacache_core.paper.measure import MotionRegularization
 from ..adacache_core.tokens.choice import TokenRefresh
 
 TARGET, CUSTOM = "target", "custom"
+OFF, AUTO = "off", "auto"
+FINER = (OFF, "2", "4", AUTO)
+# Below so many computes, steps finer by this factor would come between computes too far apart to fill the gaps well.
+_FINEST = {4: 10, 2: 8}
 PRESETS = ("balanced", "quality", "fast", TARGET, *PAPER, CUSTOM)
 
 
@@ -24,6 +28,7 @@ class Settings:
         target_speedup: of preset ``target``: evaluations of the model without a cache over those with it, >= 1.
         moreg: motion regularisation, or None.
         token_refresh: what a step does that would be skipped; None skips it.
+        finer: one of ``FINER``: how many steps the sampler takes for each of its own, of a planned preset.
 
     Raises:
         ConfigurationError: a choice out of range, or one that does not go with another.
@@ -34,6 +39,7 @@ class Settings:
     target_speedup: float = 2.0
     moreg: MotionRegularization | None = None
     token_refresh: TokenRefresh | None = None
+    finer: str = OFF
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -42,6 +48,13 @@ class Settings:
             raise ConfigurationError(
                 f'AdaCache: preset "target" needs a target_speedup of 1 or more, got {self.target_speedup:g}. 2 '
                 f"computes every second step on average."
+            )
+        if self.finer not in FINER:
+            raise ConfigurationError(f"AdaCache: finer must be one of {', '.join(FINER)}, got {self.finer!r}.")
+        if self.finer != OFF and (not self.planned or self.token_refresh is not None):
+            raise ConfigurationError(
+                f"AdaCache: finer steps need a planned preset without Token Refresh, whose skipped steps cost nothing; "
+                f'got {self.preset}. Choose balanced, quality, fast or target, or set finer to "{OFF}".'
             )
         if not self.planned:
             codebook_for(self.preset, 30, self.codebook)
@@ -62,3 +75,11 @@ class Settings:
         if not self.planned:
             return None
         return self.target_speedup if self.preset == TARGET else SPEEDUPS[self.preset]
+
+    def factor(self, steps: int) -> int:
+        """How many steps the sampler takes for each of a schedule's."""
+        if self.speedup is None or self.finer == OFF:
+            return 1
+        if self.finer != AUTO:
+            return int(self.finer)
+        return next((factor for factor, least in _FINEST.items() if steps / self.speedup >= least), 1)

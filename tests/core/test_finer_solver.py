@@ -1,0 +1,135 @@
+"""Finer steps, and the solver, on equations whose solution is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from adacache_core import Steps, place, refine, solve, solver
+from adacache_core.forecast import variable
+
+
+def flow(steps: int, shift: float = 3.0) -> Steps:
+    """A flow model's schedule."""
+    t = [1 - step / steps for step in range(steps + 1)]
+    return Steps(tuple(shift * level / (1 + (shift - 1) * level) for level in t), lambda sigma: (1 - sigma, sigma))
+
+
+class TestRefine:
+    def test_the_levels_given_stay_and_those_between_are_even_in_the_forecasts_variable(self):
+        steps = flow(4)
+        fine = refine(steps.sigmas, 4, steps.time)
+        assert fine[::4] == steps.sigmas
+        assert list(fine) == sorted(fine, reverse=True)
+        u = np.array([variable(steps.time(sigma)) for sigma in fine])
+        lengths = np.diff(u).reshape(4, 4)
+        assert np.allclose(lengths, lengths.mean(1, keepdims=True), rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        "sigmas",
+        [(1.0, 0.5, 0.5, 0.0), (0.1, 0.4, 0.9), (1.0, 0.4, 0.8, 0.0)],
+        ids=["twice the same", "upwards", "back up"],
+    )
+    def test_any_schedule(self, sigmas):
+        fine = refine(sigmas, 2, lambda sigma: sigma)
+        assert fine[::2] == sigmas
+        between = zip(sigmas[:-1], fine[1::2], sigmas[1:], strict=True)
+        assert all(min(start, end) <= level <= max(start, end) for start, level, end in between)
+
+    def test_one_step_for_each_is_the_schedule_itself(self):
+        steps = flow(7)
+        assert refine(steps.sigmas, 1, steps.time) == steps.sigmas
+
+    def test_the_noise_of_a_variance_exploding_model_is_cut_at_the_same_flow_times(self):
+        exploding = Steps((14.6, 3.0, 0.7, 0.0), lambda sigma: (1.0, sigma))
+        fine = refine(exploding.sigmas, 2, exploding.time)
+        times = tuple(exploding.time(sigma) for sigma in exploding.sigmas)
+        assert [exploding.time(sigma) for sigma in fine] == pytest.approx(refine(times, 2, lambda time: time), rel=1e-6)
+
+
+def exact(denoised, start: float, end: float, x: float) -> float:
+    """The solution of ``dx / dsigma = (x - denoised) / sigma`` at the end, by very many trapezoids."""
+    share = np.linspace(end / start, 1, 40_001)
+    values = np.array([denoised(end / part) for part in share])
+    return end / start * x + float(np.trapezoid(values, share))
+
+
+def solved(denoised, levels, time) -> tuple[float, int]:
+    """What the solver makes of 0.3, and how often it asks."""
+    calls = []
+
+    def model(x, sigma):
+        calls.append(sigma)
+        return torch.full_like(x, denoised(sigma))
+
+    x = solve(model, torch.full((1, 1), 0.3, dtype=torch.float64), levels, time)
+    return float(x), len(calls)
+
+
+class TestSolve:
+    def test_a_prediction_that_is_a_line_in_the_variable_is_followed_exactly(self):
+        steps = flow(20)
+        levels = (0.95, 0.8, 0.45, 0.2, 0.05)
+        made, calls = solved(lambda sigma: 2 - 0.7 * variable(sigma), levels[:-1], steps.time)
+        wanted = exact(lambda sigma: 2 - 0.7 * variable(sigma), 0.95, 0.2, 0.3)
+        # All but the stretch behind the last evaluation is corrected; there the line goes on.
+        assert made == pytest.approx(wanted, abs=1e-7)
+        assert calls == 3
+
+    def test_a_parabola_is_corrected_up_to_the_last_evaluation(self, monkeypatch):
+        def denoised(sigma):
+            return 0.1 * variable(sigma) ** 2
+
+        def end(levels):
+            seen = []
+            solve(
+                lambda x, sigma: torch.full_like(x, denoised(sigma)),
+                torch.full((1, 1), 0.3, dtype=torch.float64),
+                levels,
+                lambda sigma: sigma,
+                lambda step, x, _: seen.append(float(x)),
+            )
+            return seen
+
+        # On the first stretch one prediction is known, and the correction draws a line; then parabolas.
+        levels, wanted = (0.95, 0.9499, 0.7, 0.4, 0.1, 0.0), exact(denoised, 0.95, 0.1, 0.3)
+        assert end(levels)[-1] == pytest.approx(wanted, abs=1e-5)
+        monkeypatch.setattr(solver, "_correct", lambda x, *_: x)
+        assert abs(end(levels)[-1] - wanted) > 0.05
+
+    def test_twice_as_many_evaluations_err_eight_times_less(self):
+        steps = flow(20)
+
+        def denoised(sigma):
+            return math.sin(variable(sigma))
+
+        errors = []
+        for count in (40, 80):
+            u = np.linspace(variable(0.9), variable(0.05), count + 1)
+            grid = np.linspace(0.05, 0.9, 20_001)
+            levels = np.interp(u[::-1], [variable(level) for level in grid], grid)[::-1].tolist()
+            made, _ = solved(denoised, levels, steps.time)
+            errors.append(abs(made - exact(denoised, levels[0], levels[-1], 0.3)))
+        assert errors[0] / errors[1] > 6
+
+    def test_at_the_end_of_the_noise_the_state_is_the_prediction_there(self):
+        made, _ = solved(lambda sigma: 1 + variable(sigma), (0.5, 0.3, 0.1, 0.0), lambda sigma: sigma)
+        assert made == pytest.approx(1 + variable(0.0), abs=1e-9)
+
+    def test_half_precision_stays_half_precision(self):
+        x = solve(lambda x, sigma: 0.5 * x, torch.ones(2, 3, dtype=torch.bfloat16), (1.0, 0.5, 0.0), lambda s: s)
+        assert x.dtype == torch.bfloat16
+
+
+class TestPlace:
+    @pytest.mark.parametrize("evaluations", [4, 6, 10, 30])
+    @pytest.mark.parametrize("steps", [flow(20), flow(8), flow(1)], ids=["20", "8", "1"])
+    def test_so_many_levels_between_the_ends_of_the_schedule(self, steps, evaluations):
+        levels = place(steps, evaluations)
+        assert len(levels) == evaluations + 1
+        assert levels[0] == steps.sigmas[0]
+        assert levels[-1] == 0
+        assert list(levels) == sorted(set(levels), reverse=True)
