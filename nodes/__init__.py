@@ -5,8 +5,9 @@ from .ar_cache import ARCache
 from .inspector import AdaCacheInspector
 from .moreg import MoRegSettings
 from .raylight import AdaCacheRaylight, installed
+from .sampler import AdaCacheSampler
 from .token_refresh import TokenRefreshSettings
 
-NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, ARCache, AdaCacheInspector]
+NODES = [AdaCache, MoRegSettings, TokenRefreshSettings, ARCache, AdaCacheSampler, AdaCacheInspector]
 if installed():
     NODES.append(AdaCacheRaylight)
