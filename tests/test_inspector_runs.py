@@ -121,7 +121,7 @@ def test_two_experts_live_and_complete(chromium, request, which, vue):
         assert front_end.inspector.get_by_role("img").get_attribute("aria-label") == (
             "Chart of the sampling steps: 10 of 20 computed, 0 partial, 10 skipped. Arrow keys tell about each step."
         )
-        rows = front_end.inspector.locator("table tr").all_inner_texts()
+        rows = front_end.inspector.locator(".adacache-unseen tr").all_inner_texts()
         assert len(rows) == 21 and rows[0].startswith("run\tstep\tkind")
         assert [row.split("\t")[:2] for row in rows[1:]] == [[str(r), str(s)] for r in (1, 2) for s in range(1, 11)]
         assert json.loads(front_end.copied()) == report
@@ -271,7 +271,7 @@ def test_what_was_in_force(chromium, own):
         report = front_end.report()
         assert "The sampler asks the model 23 times in 12 steps; each time is counted" in report["summary"]
         assert front_end.inspector.locator("li").all_inner_texts() == report["summary"].split("\n")
-        # Two predictions each of the conditions and of their guided sum; 16 channels of 5 frames of 8 x 8.
-        assert report["cache_bytes"] == 3 * 2 * 4 * 16 * 5 * 8 * 8
+        # Two predictions each of the conditions and of their sum, and a correction; 16 channels of 5 frames of 8 x 8.
+        assert report["cache_bytes"] == (3 * 2 + 1) * 4 * 16 * 5 * 8 * 8
         front_end.look_at_inspector()
         front_end.screenshot("inspector-target")
