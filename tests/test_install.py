@@ -33,6 +33,7 @@ PACKED = [
     "locales",
     "nodes",
     "pyproject.toml",
+    "subgraphs",
     "web",
     "workflows",
 ]
@@ -139,8 +140,11 @@ def comfy(tools: Path, repository: Path, command: str) -> str:
 @pytest.mark.usefixtures("demo_weights")
 @pytest.mark.parametrize("installed", ["by_manager", "unpacked"])
 def test_an_installed_pack_runs_the_demo_workflow(installed, comfyui_path, request):
+    """A clone brings the demo's nodes and weights; the registry's archive does not."""
     pack: Path = request.getfixturevalue(installed)
-    with ComfyServer(comfyui_path, packs={**default_packs(), "adacache": pack}) as server:
+    alone = {"packs": {"adacache": pack}, "models": {}}
+    beside = {"packs": {**default_packs(), "adacache": pack}}
+    with ComfyServer(comfyui_path, **(alone if installed == "by_manager" else beside)) as server:
         result, inspector = run_demo_workflow(server)
         log = server.log()
     [report] = result.outputs[inspector]["adacache"]
@@ -171,7 +175,7 @@ def test_the_archive_holds_the_pack_and_nothing_else(archive):
             workflows.setdefault(file.stem, set()).add(file.suffix)
     assert len(workflows) >= 15
     assert all(kinds == {".json", ".jpg"} for kinds in workflows.values()), workflows
-    assert not any(name.startswith("demo_") for name in workflows)
+    assert not any(name.startswith("AdaCache Demo") for name in workflows)
 
 
 # --- The registry's checks -------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def test_it_runs_and_computes_what_its_note_says(gallery, name):
         computed = [step["step"] for step in one["steps"] if step["kind"] == "computed"]
         conditions = 1 if name in WITHOUT_GUIDANCE else 2
         assert (one["total_steps"], one["conditions"], one["finished"]) == (steps, conditions, True)
-        # The last two predictions of both conditions and of what guidance made of them, in float32.
-        assert one["cache_bytes"] == 2 * (conditions if conditions == 1 else 3) * 4 * LATENT[name]
+        # The last two predictions of both conditions and of what guidance made of them, and one corrected, in float32.
+        assert one["cache_bytes"] == (3 if conditions == 1 else 7) * 4 * LATENT[name]
         if one["settings"]["moreg"] is None:
             assert len(computed) == computes
         assert computed[:2] == [0, 1] and computed[-1] == steps - 1

@@ -1,4 +1,4 @@
-"""Writes ``workflows/``: the graphs and their pictures.
+"""Writes ``workflows/``, the graphs and their pictures, and ``subgraphs/``, the blueprint.
 
 python -m demo.gallery             # asks a real server for the nodes' schemas
 """
@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from demo.comfyui import REPOSITORY, ComfyServer
+from demo.gallery import blueprint
 from demo.gallery.cards import draw_card
 from demo.gallery.catalogue import DEMOS, RECIPES
 from demo.gallery.graph import Graph
@@ -17,6 +18,7 @@ from demo.gallery.parts import Recipe
 from demo.workflow import Json
 
 WORKFLOWS = REPOSITORY / "workflows"
+BLUEPRINT = REPOSITORY / "subgraphs" / f"{blueprint.NAME}.json"
 
 
 def make(recipe: Recipe, schemas: Json) -> Json:
@@ -49,6 +51,7 @@ def main() -> None:
         path = WORKFLOWS / f"{recipe.name}.json"
         path.write_text(f"{dumps(make(recipe, schemas))}\n", encoding="utf-8")
         print(path)
+    BLUEPRINT.write_text(f"{dumps(blueprint.make_blueprint(schemas))}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

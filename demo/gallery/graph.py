@@ -93,9 +93,6 @@ class Graph:
         """Whether there is a node of this type so far."""
         return any(node.json["type"] == kind for node in self._nodes)
 
-    def has(self, kind: str, name: str) -> bool:
-        return name in {name for name, _, _ in sockets_of(self._schemas[kind])}
-
     def add(
         self,
         kind: str,

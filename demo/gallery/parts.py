@@ -159,9 +159,9 @@ def custom_sampler(graph: Graph, guider: Output, latent: Output, sigmas: Output,
 def inspect(graph: Graph, latent: Output, *caches: Node, reference: Output | None = None) -> Output:
     """The inspector behind a sampler, last in its column: it grows when it has something to show."""
     links = dict(zip(("statistics", "statistics_2"), (cache["statistics"] for cache in caches), strict=False))
-    if reference is not None and graph.has("AdaCacheInspector", "reference"):
+    if reference is not None:
         links["reference"] = reference
-    return graph.add("AdaCacheInspector", latent=latent, tall=180 + 480 * len(caches), **links)["latent"]
+    return graph.add("AdaCacheInspector", latent=latent, tall=240 + 480 * len(caches), **links)["latent"]
 
 
 def output_column(graph: Graph, number: int, what: str = "Video") -> None:
