@@ -37,7 +37,9 @@ def test_it_shows_a_preset_and_what_that_preset_needs(chromium, server, vue):
         for preset in ("balanced", "target", "quality", "custom", "paper-fast", "fast"):
             front_end.set_widget("AdaCache", "preset", preset)
             page.wait_for_timeout(300)
-            labels = node(front_end, "return node.widgets.filter((w) => !w.hidden).map((w) => w.label)")
+            labels = node(
+                front_end, "return node.widgets.filter((w) => !w.hidden && !w.options.advanced).map((w) => w.label)"
+            )
             assert labels == ["preset", *brings.get(preset, []), "MoReg"]
             if vue:
                 shown = page.locator(".lg-node").get_by_test_id("node-widget").all_inner_texts()
@@ -74,7 +76,9 @@ def test_in_chinese(chromium, server):
         )
         for preset, label in (("target", "目标加速比"), ("custom", "码本")):
             front_end.set_widget("AdaCache", "preset", preset)
-            assert node(front_end, "return node.widgets.filter((w) => !w.hidden).map((w) => w.label)") == [
+            assert node(
+                front_end, "return node.widgets.filter((w) => !w.hidden && !w.options.advanced).map((w) => w.label)"
+            ) == [
                 "预设",
                 label,
                 "MoReg",
