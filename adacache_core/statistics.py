@@ -71,6 +71,7 @@ class RunStatistics:
         cache_bytes: most bytes held at any time.
         motion_share: what MoReg multiplied a plan's computes by; None where it did not.
         plan: for planned presets why each evaluation computes, None where it is skipped; known before the first one.
+        finer: how many of these steps stand for one of the schedule's.
         finished: False while it runs, and after an interrupt or an error.
     """
 
@@ -81,6 +82,7 @@ class RunStatistics:
     cache_bytes: int = 0
     motion_share: float | None = None
     plan: tuple[str | None, ...] | None = None
+    finer: int = 1
     finished: bool = False
 
     def count(self, kind: Kind) -> int:
@@ -102,11 +104,14 @@ class RunStatistics:
     def speedup(self) -> float | None:
         """Time the steps would have taken had every one computed, over the time they took; the first step left out.
 
-        A skipped or partial step counts with the usual time of a computed one, a computed step with its own.
+        A skipped or partial step counts with the usual time of a computed one, a computed step with its own; of finer
+        steps so many as the schedule has.
         """
         rest, usual = self.steps[1:], self.usual_seconds
         took = sum(record.seconds for record in rest)
         uncached = sum(record.seconds if record.kind == "computed" else usual for record in rest)
+        if self.finer > 1:
+            uncached = usual * (len(self.steps) / self.finer - 1)
         return uncached / took if took > 0 else None
 
     def to_dict(self) -> dict[str, Any]:

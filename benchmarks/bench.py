@@ -199,7 +199,7 @@ def machine() -> str:
 
 
 def publish(records: list[Record], folder: Path) -> None:
-    """``latest.json``, ``latest.md`` and the plots; and the README's numbers, where these are the committed results."""
+    """``latest.json``, ``latest.md`` and the plots; of the committed results docs/numbers.md, too."""
     found = rows(records)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Writes the README's numbers from the results, so that it claims nothing else."""
+"""Writes the numbers of docs/numbers.md from the results, so that it claims nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from .settings import Sampling, equal_computes
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+NUMBERS, RESULTS = ROOT / "docs" / "numbers.md", ROOT / "benchmarks" / "results"
 START, END = "<!-- numbers: written by `make bench` -->", "<!-- end of numbers -->"
 SHOWN = {
     "adacache": ("quality", "balanced", "fast", "paper-slow", "paper-fast", "balanced, bf16", "fast, bf16"),
@@ -281,20 +281,20 @@ def numbers(results: Row, measured: Row) -> str:
 
 
 def with_numbers(readme: str, results: Row, measured: Row) -> str:
-    """The README's text with its numbers replaced."""
+    """The page's text with its numbers replaced."""
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{numbers(results, measured)}\n{END}{after}"
 
 
 def renewed(readme: str) -> str:
-    """The README's text with the numbers of the results as they are."""
+    """The page's text with the numbers of the results as they are."""
     return with_numbers(readme, *(json.loads((RESULTS / name).read_text()) for name in ("latest.json", "causal.json")))
 
 
 def write() -> None:
-    """Bring the README up to date."""
-    README.write_text(renewed(README.read_text()))
+    """Bring the page up to date."""
+    NUMBERS.write_text(renewed(NUMBERS.read_text()))
 
 
 if __name__ == "__main__":

@@ -115,10 +115,10 @@ class _Binding:
             response, because = asked(steps)
         evaluations = len(steps) if response is None else len(response.sigmas)
         computes = round(evaluations / factor / self.settings.speedup)
-        statistics = RunStatistics(self._in_force(own, response, because), total_steps=evaluations)
+        statistics = RunStatistics(self._in_force(steps, response, because), evaluations, finer=factor)
         statistics.settings["other_caches"] = suspects
         statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)
-        statistics.settings["finer"] = {"asked": self.settings.finer, "factor": factor}
+        statistics.settings["finer"] = self.settings.finer
         self.log.start(statistics)
         regulates, report = self.settings.moreg is not None, reporter(self.node_id)
         planner = partial(plan, longest=factor * MAXIMUM_GAP) if factor > 1 else None

@@ -73,8 +73,8 @@ def sample_adacache(
     """
     if len(sigmas) < 2:
         return x
-    given = sigmas.tolist()
-    steps = Steps(tuple(given), scales_of(model.inner_model.inner_model.model_sampling))
+    scales = scales_of(model.inner_model.inner_model.model_sampling)
+    steps = Steps(tuple(sigmas.tolist()), scales)
     levels, ones = place(steps, evaluations), x.new_ones(len(x))
     with tqdm(total=len(levels) - 1, disable=disable) as progress:
 
@@ -86,4 +86,4 @@ def sample_adacache(
                 sigma = levels[number]
                 callback({"x": x, "i": max(step, 0), "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
-        return solve(lambda x, sigma: model(x, sigma * ones, **(extra_args or {})), x, levels, steps.time, told)
+        return solve(lambda x, sigma: model(x, sigma * ones, **(extra_args or {})), x, levels, scales, told)

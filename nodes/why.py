@@ -75,10 +75,14 @@ def _what(run: RunStatistics) -> Iterable[Entry]:
 
 def _asked_for(run: RunStatistics) -> Iterable[Entry]:
     """What the plan made of the sampler's calls and of a speedup that cannot be had."""
-    settings, steps = run.settings, run.total_steps
+    settings, steps = run.settings, run.total_steps // run.finer
     evaluations, computes = settings.get("evaluations"), settings.get("computes")
     if evaluations not in (None, settings.get("sampler_steps")):
         yield {"key": "asks", "evaluations": evaluations, "steps": settings["sampler_steps"]}
+    if run.finer > 1:
+        yield {"key": "finer", "steps": run.total_steps, "own": steps}
+    elif settings.get("finer", "off") not in ("off", "auto"):
+        yield {"key": "not_finer", "because": settings["uncorrected_because"]}
     asked, few = _computes_asked(run), any(record.reason == "too few steps" for record in run.steps)
     if computes is not None and asked < computes and not few:
         preset, speedup = preset_of(settings), f"{steps / computes:.3g}"
@@ -87,7 +91,7 @@ def _asked_for(run: RunStatistics) -> Iterable[Entry]:
 
 
 def _computes_asked(run: RunStatistics) -> int:
-    return max(1, round(run.total_steps / run.settings["speedup"]))
+    return max(1, round(run.total_steps / run.finer / run.settings["speedup"]))
 
 
 def _how_exact(settings: dict[str, Any]) -> Iterable[Entry]:
@@ -131,7 +135,7 @@ def why_nothing(run: RunStatistics) -> Iterable[Entry]:
         yield {"key": "too_few", "steps": run.total_steps}
     elif codebook is not None:
         yield _why_no_distance(run, max((bound for bound, rate in codebook if rate > 1), default=None))
-    elif _computes_asked(run) >= run.total_steps:
+    elif _computes_asked(run) >= run.total_steps // run.finer:
         yield {"key": "every", "preset": preset_of(run.settings)}
 
 

@@ -52,12 +52,37 @@ def test_what_takes_too_long_would_start(command):
 @pytest.mark.usefixtures("demo_weights")
 def test_the_demo_makes_what_the_readme_says(tmp_path):
     output = run(f"make demo DEMO_ARGS='--output {tmp_path}'")
-    [promised] = re.findall(r"^\| `balanced` \(default\) \|.*\| (\d+) \|$", README, re.MULTILINE)
-    assert re.search(rf"^ *balanced +{promised} +{30 - int(promised)} ", output, re.MULTILINE), output
+    [computed, of] = re.findall(r"^\| `balanced` \(default\) \| (\d) steps? of (\d) \|", README, re.MULTILINE)[0]
+    promised = round(30 * int(computed) / int(of))
+    assert re.search(rf"^ *balanced +{promised} +{30 - promised} ", output, re.MULTILINE), output
     assert (tmp_path / "side_by_side.mp4").stat().st_size > 0
 
 
-def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)", README)
-    assert "docs/chart.png" in targets
-    assert not [target for target in targets if "://" not in target and not (REPOSITORY / target).exists()]
+def test_it_is_read_in_four_minutes():
+    assert len(README.split()) <= 900
+
+
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "benchmarks").rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert targets or page.name != "README.md" or page.parent != REPOSITORY
+    assert not [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+
+
+def test_its_numbers_are_those_of_the_results():
+    """A row of the README is a row of the measurement: the sampler, the steps, what was computed, and three numbers."""
+    measured = (
+        (REPOSITORY / "benchmarks" / "results" / "redesign.md").read_text(encoding="utf-8").partition("## Narrow")[0]
+    )
+    shown = re.findall(r"^\| (\d+) steps, (\w+), cfg (\d) \| (\d+) \| (.*) \| (.*) \|$", README, re.MULTILINE)
+    assert len(shown) == 5
+    for steps, sampler, cfg, computed, ours, fewer in shown:
+        row = rf"^\| {sampler}, {computed} of {steps}, cfg {cfg}, .*\| {re.escape(ours)} \|.*\| {re.escape(fewer)} \|$"
+        assert re.search(row, measured, re.MULTILINE), row

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from adacache_core import Steps, place, refine, solve, solver
+from adacache_core import RunStatistics, StepRecord, Steps, place, refine, solve, solver
 from adacache_core.forecast import variable
 
 
@@ -57,7 +57,18 @@ def exact(denoised, start: float, end: float, x: float) -> float:
     return end / start * x + float(np.trapezoid(values, share))
 
 
-def solved(denoised, levels, time) -> tuple[float, int]:
+def scales(sigma: float) -> tuple[float, float]:
+    """Of a flow model."""
+    return 1 - sigma, sigma
+
+
+@pytest.fixture
+def stays(monkeypatch):
+    """These predictions do not follow the state."""
+    monkeypatch.setattr(solver, "_FOLLOWS", 0.0)
+
+
+def solved(denoised, levels) -> tuple[float, int]:
     """What the solver makes of 0.3, and how often it asks."""
     calls = []
 
@@ -65,20 +76,21 @@ def solved(denoised, levels, time) -> tuple[float, int]:
         calls.append(sigma)
         return torch.full_like(x, denoised(sigma))
 
-    x = solve(model, torch.full((1, 1), 0.3, dtype=torch.float64), levels, time)
+    x = solve(model, torch.full((1, 1), 0.3, dtype=torch.float64), levels, scales)
     return float(x), len(calls)
 
 
 class TestSolve:
+    @pytest.mark.usefixtures("stays")
     def test_a_prediction_that_is_a_line_in_the_variable_is_followed_exactly(self):
-        steps = flow(20)
-        levels = (0.95, 0.8, 0.45, 0.2, 0.05)
-        made, calls = solved(lambda sigma: 2 - 0.7 * variable(sigma), levels[:-1], steps.time)
+        levels = (0.95, 0.8, 0.45, 0.2)
+        made, calls = solved(lambda sigma: 2 - 0.7 * variable(sigma), levels)
         wanted = exact(lambda sigma: 2 - 0.7 * variable(sigma), 0.95, 0.2, 0.3)
         # All but the stretch behind the last evaluation is corrected; there the line goes on.
         assert made == pytest.approx(wanted, abs=1e-7)
         assert calls == 3
 
+    @pytest.mark.usefixtures("stays")
     def test_a_parabola_is_corrected_up_to_the_last_evaluation(self, monkeypatch):
         def denoised(sigma):
             return 0.1 * variable(sigma) ** 2
@@ -89,7 +101,7 @@ class TestSolve:
                 lambda x, sigma: torch.full_like(x, denoised(sigma)),
                 torch.full((1, 1), 0.3, dtype=torch.float64),
                 levels,
-                lambda sigma: sigma,
+                scales,
                 lambda step, x, _: seen.append(float(x)),
             )
             return seen
@@ -100,9 +112,8 @@ class TestSolve:
         monkeypatch.setattr(solver, "_correct", lambda x, *_: x)
         assert abs(end(levels)[-1] - wanted) > 0.05
 
+    @pytest.mark.usefixtures("stays")
     def test_twice_as_many_evaluations_err_eight_times_less(self):
-        steps = flow(20)
-
         def denoised(sigma):
             return math.sin(variable(sigma))
 
@@ -111,16 +122,31 @@ class TestSolve:
             u = np.linspace(variable(0.9), variable(0.05), count + 1)
             grid = np.linspace(0.05, 0.9, 20_001)
             levels = np.interp(u[::-1], [variable(level) for level in grid], grid)[::-1].tolist()
-            made, _ = solved(denoised, levels, steps.time)
+            made, _ = solved(denoised, levels)
             errors.append(abs(made - exact(denoised, levels[0], levels[-1], 0.3)))
         assert errors[0] / errors[1] > 6
 
-    def test_at_the_end_of_the_noise_the_state_is_the_prediction_there(self):
-        made, _ = solved(lambda sigma: 1 + variable(sigma), (0.5, 0.3, 0.1, 0.0), lambda sigma: sigma)
-        assert made == pytest.approx(1 + variable(0.0), abs=1e-9)
+    def test_a_prediction_that_follows_the_state_is_as_good_as_evaluated_again(self, monkeypatch):
+        """``denoised = x + c(sigma)``: then ``dx / dsigma = -c / sigma``."""
+        levels = (0.9, 0.8, 0.6, 0.4, 0.2, 0.1999)  # what is behind the last evaluation is not corrected
+        sigma = np.linspace(0.1999, 0.9, 100_001)
+        wanted = 0.3 + float(np.trapezoid([0.1 * variable(level) / level for level in sigma], sigma))
+
+        def error() -> float:
+            start = torch.full((1, 1), 0.3, dtype=torch.float64)
+            return abs(float(solve(lambda x, level: x + 0.1 * variable(level), start, levels, scales)) - wanted)
+
+        followed = error()
+        monkeypatch.setattr(solver, "_FOLLOWS", 0.0)
+        assert followed < 0.5 * error()
+
+    @pytest.mark.usefixtures("stays")
+    def test_without_noise_the_state_is_the_last_prediction(self):
+        made, calls = solved(lambda sigma: 1 + sigma, (0.5, 0.3, 0.1, 0.0))
+        assert (made, calls) == (pytest.approx(1.1), 3)
 
     def test_half_precision_stays_half_precision(self):
-        x = solve(lambda x, sigma: 0.5 * x, torch.ones(2, 3, dtype=torch.bfloat16), (1.0, 0.5, 0.0), lambda s: s)
+        x = solve(lambda x, sigma: 0.5 * x, torch.ones(2, 3, dtype=torch.bfloat16), (1.0, 0.5, 0.0), scales)
         assert x.dtype == torch.bfloat16
 
 
@@ -133,3 +159,14 @@ class TestPlace:
         assert levels[0] == steps.sigmas[0]
         assert levels[-1] == 0
         assert list(levels) == sorted(set(levels), reverse=True)
+
+
+def test_the_speedup_of_finer_steps_is_against_the_schedules_own():
+    """Eight steps for two of the schedule; four computes of 1 s, behind a first one that loads weights."""
+    kinds = ["computed", "skipped", "computed", "skipped", "computed", "skipped", "skipped", "computed"]
+    steps = [
+        StepRecord(step, 0.5, kind, "", seconds=1.0 if kind == "computed" else 0.0) for step, kind in enumerate(kinds)
+    ]
+    steps[0].seconds = 9.0
+    assert RunStatistics({}, 8, steps, finer=4).speedup == pytest.approx(1 / 3)
+    assert RunStatistics({}, 8, steps).speedup == pytest.approx(7 / 3)
