@@ -135,8 +135,7 @@ class PlannedRun:
             self._regulate(record)
         elif record.step not in self._skipped:
             self._skipped.append(record.step)
-        tensors = [computed.denoised for computed in (*self._guided, *self._kept)]
-        tensors += [] if self.corrected is None else [self.corrected[1]]
+        tensors = [computed.denoised for computed in (*self._guided, *self._kept)] + list(self.corrected or ())[1:]
         held = {id(tensor): tensor.nbytes for tensor in tensors}
         self.statistics.cache_bytes = max(self.statistics.cache_bytes, sum(held.values()))
         return answer
@@ -148,7 +147,7 @@ class PlannedRun:
         return self.statistics
 
     def drop(self) -> None:
-        """Let go of all tensors, even if the run itself lives on in the traceback of an error."""
+        """Let go of all tensors, though the run may live on in the traceback of an error."""
         self._forget()
         self.corrected = None
 

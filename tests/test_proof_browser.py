@@ -50,7 +50,7 @@ def test_against_a_reference_faster_and_closer(chromium, server, vue):
         assert found["fast"] < found["balanced"] < found["quality"]
         front_end.page.locator(".adacache-session summary").click()
         rows = [row.split("\t") for row in front_end.page.locator(".adacache-session tr").all_inner_texts()]
-        assert rows[0] == ["preset", "steps computed", "sampling time", "close to reference"]
+        assert rows[0] == ["preset", "steps computed", "sampling time", "against reference"]
         assert [(row[0], row[3]) for row in rows[-3:]] == [(name, f"{found[name]:.1f} dB") for name in presets]
         assert json.loads(front_end.copied())["reference"] == report["reference"]
         assert front_end.saved()[1].splitlines()[1].endswith(f",{db}")
