@@ -1,6 +1,7 @@
 """AdaCache against what a user could pick instead, on the same weights, prompts and seeds, in one run.
 
     python -m benchmarks.bench --short               # ten minutes on two cores
+    python -m benchmarks.bench --main                # 20 steps at cfg 1, two samplers: what most people run
     python -m benchmarks.bench                       # everything; goes on where it stopped
     python -m benchmarks.bench --runner diffusers    # one of the two runners
 
@@ -209,8 +210,11 @@ def publish(records: list[Record], folder: Path) -> None:
         readme.write()
 
 
-def plans(runner: str, model: str, short: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
+def plans(runner: str, model: str, short: bool, only_main: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
     """What is sampled, most wanted first: everything at the default sampling, what steps compute at all others."""
+    if only_main:
+        yield from ((sampling, list(main_settings(sampling))) for sampling in MAIN if runner == "comfyui")
+        return
     settings = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}[runner]
     if model == MODELS[0] or runner == "diffusers":
         yield Sampling(), list(settings(Sampling(), short=short))
@@ -224,6 +228,7 @@ def plans(runner: str, model: str, short: bool) -> Iterator[tuple[Sampling, list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few scenes, the default sampling, fewer rows")
+    parser.add_argument("--main", action="store_true", help="only what most people run")
     parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
     parser.add_argument("--runner", choices=RUNNERS, action="append", help="default: both")
     parser.add_argument("--model", choices=MODELS, action="append", help="default: both, short the first")
@@ -243,7 +248,7 @@ def main() -> None:
         comfyui = ComfyUIRunner(weights, WEIGHTS / "adacache_demo_vae.safetensors")
         for name in options.runner or RUNNERS:
             runner = comfyui if name == "comfyui" else DiffusersRunner(weights, comfyui)
-            for sampling, settings in plans(name, model, options.short):
+            for sampling, settings in plans(name, model, options.short, options.main):
                 measure(runner, sampling, settings, videos, options.set, records, say)
                 publish(records.all, options.out)  # also where a long run is ended early
     print(table(rows(records.all)))

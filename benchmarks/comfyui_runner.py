@@ -77,7 +77,8 @@ class ComfyUIRunner:
         from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
 
         if setting.method == "fewer":
-            sampling = replace(sampling, steps=setting.arguments["computes"])
+            other = setting.arguments.get("sampler", sampling.sampler)
+            sampling = replace(sampling, steps=setting.arguments["computes"], sampler=other)
         noise = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
         with self._patched(sampling, setting) as (model, facts):
             with counted(self._model.model.diffusion_model.blocks[0]) as work:
