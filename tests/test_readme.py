@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
+import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from demo.comfyui import REPOSITORY
 
@@ -56,6 +59,19 @@ def test_the_demo_makes_what_the_readme_says(tmp_path):
     promised = round(30 * int(computed) / int(of))
     assert re.search(rf"^ *balanced +{promised} +{30 - promised} ", output, re.MULTILINE), output
     assert (tmp_path / "side_by_side.mp4").stat().st_size > 0
+
+
+def test_its_picture_is_small_moves_and_can_be_made_again():
+    [name] = re.findall(r"^!\[.+\]\((\S+\.gif)\)$", README, re.MULTILINE)
+    path = REPOSITORY / name
+    assert path.stat().st_size < 3_000_000
+    with Image.open(path) as picture:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+        assert "loop" in picture.info
+    assert len(frames) == 33  # of the demo workflow
+    assert all((one != other).any() for one, other in pairwise(frames))
+    assert (frames[0][:, -480:] == frames[16][:, -480:]).mean() > 0.95  # the chart stands still
+    assert "`python -m demo.clip`" in (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_it_is_read_in_four_minutes():
