@@ -112,7 +112,8 @@ def test_it_runs_and_computes_what_its_note_says(gallery, name):
             assert len(computed) == computes
         assert computed[:2] == [0, 1] and computed[-1] == steps - 1
     assert f"- *balanced* computes {sum(planned) // recipe.runs}," in note(name)
-    [frames] = saved(gallery, run)
+    frames, *card = saved(gallery, run)
+    assert [picture.shape[2] for picture in card] == ([1024] if name == COMPARISONS[0] else [])
     width = 2 * 64 + 8 if name in COMPARISONS else 64
     assert frames.shape == (1 if name in IMAGES else FRAMES.get(name, 9), 64, width, 3)
 

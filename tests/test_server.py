@@ -281,7 +281,7 @@ def test_moreg_is_a_switch_or_a_link(server):
 
 def test_the_nodes_document_themselves(server):
     info = server.object_info()
-    for name in NODES:
+    for name in (*NODES, "AdaCacheSampler", "AdaCacheCard"):
         node = info[name]
         assert node["description"]
         assert node["search_aliases"]

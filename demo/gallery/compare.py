@@ -36,7 +36,10 @@ def with_and_without(graph: Graph, recipe: Recipe) -> None:
     graph.column("4. The same with AdaCache", 480, SAMPLING)
     sampled = sampler(graph, cache["MODEL"], conditions, latent, steps=steps, cfg=CFG, seed=seed, title="With AdaCache")
     cheap = inspect(graph, sampled, cache, reference=plain)
-    _side_by_side(graph, recipe, vae, plain, cheap, "Left: every step. Right: AdaCache.")
+    left, right = _side_by_side(graph, recipe, vae, plain, cheap, "Left: every step. Right: AdaCache.")
+    graph.column("6. A card to share", 480, OUTPUT)
+    card = graph.add("AdaCacheCard", images=right, report=cheap.node["report"], reference_images=left)["card"]
+    graph.add("SaveImage", images=card, filename_prefix=f"{recipe.slug}_card", tall=620)
 
 
 def with_and_without_moreg(graph: Graph, recipe: Recipe) -> None:
@@ -91,8 +94,10 @@ def _inputs(graph: Graph, prompt: str, batch: int = 1) -> tuple[tuple[Output, Ou
 
 def _side_by_side(
     graph: Graph, recipe: Recipe, vae: Output, left: Output, right: Output, title: str, number: int = 5
-) -> None:
+) -> tuple[Output, Output]:
+    """Saves both in one video; returns the frames of either."""
     graph.column(f"{number}. Both videos, side by side", 560, OUTPUT)
-    images = {"image1": decode(graph, left, vae), "image2": decode(graph, right, vae)}
-    both = graph.add("ImageStitch", title=title, direction="right", spacing_width=8, **images)
+    images = decode(graph, left, vae), decode(graph, right, vae)
+    both = graph.add("ImageStitch", title=title, direction="right", spacing_width=8, image1=images[0], image2=images[1])
     save(graph, recipe.slug, both["IMAGE"], SIZE.fps)
+    return images
