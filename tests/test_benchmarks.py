@@ -198,7 +198,8 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_p
     assert (by_method["uncached"]["computed_steps"], by_method["uncached"]["psnr"]) == (10, EQUAL_DB)
     assert by_method["adacache"]["truth_psnr"] is None, "not one of the main settings"
     latent = 16 * 9 * 16 * 16 * 4
-    assert by_method["adacache"]["cache_bytes"] == 2 * (2 + 1) * latent  # of two conditions, and of both together
+    # Two predictions of two conditions and of both together, and the last correction.
+    assert by_method["adacache"]["cache_bytes"] == (2 * (2 + 1) + 1) * latent
     assert by_method["easycache"]["cache_bytes"] == 2 * latent
     assert len(said) == 2
     measure(runner, sampling, settings, videos, "dev", again, lambda text: pytest.fail(text))
@@ -311,7 +312,7 @@ class TestDiffusers:
         assert torch.equal(every.latent, uncached.latent)
         five = diffusers.sample(scene, seed, sampling, setting("adacache", "five", preset="target", computes=5))
         latent = 16 * 9 * 16 * 16 * 4
-        assert (five.computed_steps, five.cache_bytes) == (5.0, 2 * (2 + 1) * latent)
+        assert (five.computed_steps, five.cache_bytes) == (5.0, (2 * (2 + 1) + 1) * latent)
         fewer = diffusers.sample(scene, seed, sampling, setting("fewer", "five", computes=5))
         assert torch.equal(
             fewer.latent, diffusers.sample(scene, seed, Sampling(steps=5), setting("uncached", "")).latent
