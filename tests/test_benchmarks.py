@@ -432,7 +432,7 @@ def test_gpu_script_at_small_size(comfyui_path, tmp_path):
     assert uncached["measured_steps"] == 5
     assert balanced["computed_steps"] == 5
     tokens, channels, width = 3 * 4 * 4, 128, 256
-    assert balanced["cache_bytes"] == 2 * tokens * channels * 4  # two predictions, of one token a place
+    assert balanced["cache_bytes"] == (2 + 1) * tokens * channels * 4  # two predictions and a correction
     assert paper["cache_bytes"] == tokens * width * 4
     assert 0 < balanced["skipped_step_seconds"] < balanced["computed_step_seconds"]
     assert easycache["preset"] == "EasyCache"

@@ -220,7 +220,11 @@ def test_no_packed_file_reaches_out(unpacked):
     known = PACKAGES | OPTIONAL | set(sys.stdlib_module_names)
     foreign = {name: path for name, path in imported.items() if name not in known}
     assert not foreign
-    assert not {name: imported[name] for name in DANGEROUS & imported.keys()}
+    # Between a prompt and the workers that Raylight has started for it, by Ray's own means.
+    remote = {unpacked / "nodes" / "raylight.py", unpacked / "nodes" / "ray_log.py"}
+    elsewhere = {name for path in unpacked.rglob("*.py") if path not in remote for name in absolute_imports(path)}
+    assert not DANGEROUS & elsewhere
+    assert (DANGEROUS & imported.keys()) <= {"importlib", "pickle"}
     served = {"../../scripts/app.js", "../../scripts/api.js"}
     for path in (unpacked / "web").glob("*.js"):
         for module in re.findall(r"\bfrom '(.+)'", path.read_text(encoding="utf-8")):

@@ -371,7 +371,7 @@ def test_the_node_asks_for_what_adacache_asks_for(team, monkeypatch):
     raylight = sys.modules["adacache.nodes.raylight"]
     monkeypatch.setattr(raylight.AdaCacheRaylight, "hidden", SimpleNamespace(unique_id="7"))
     shown = raylight.AdaCacheRaylight.define_schema()
-    assert [one.id for one in shown.inputs] == ["ray_actors", "preset", "moreg"]
+    assert [one.id for one in shown.inputs] == ["ray_actors", "preset", "moreg", "finer"]
     assert [one.io_type for one in shown.outputs] == ["RAY_ACTORS", "ADACACHE_STATISTICS"]
     assert [option.key for option in shown.inputs[1].options] == ["balanced", "quality", "fast", "target"]
     chosen = {"preset": "target", "target_speedup": 4.0}
