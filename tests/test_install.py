@@ -250,7 +250,7 @@ sys.argv = sys.argv[:1]
 sys.path.insert(0, comfyui)
 from comfy.cli_args import args
 args.cpu = True
-import comfy_api.latest, nodes
+import comfy_api.latest, comfy_execution.graph, comfy_execution.progress, nodes  # as main.py does, with execution.py
 
 modules, environment, seen = set(sys.modules), dict(os.environ), []
 watched = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.putenv", "os.unsetenv",

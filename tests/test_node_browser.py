@@ -99,5 +99,5 @@ def test_after_a_run_the_node_says_what_it_came_to(chromium, server, vue):
         if vue:
             front_end.page.locator(".lg-node").get_by_text(badge, exact=True).wait_for()
         values = node(front_end, "return app.graph.serialize().nodes.find((n) => n.type === 'AdaCache').widgets_values")
-        assert values == ["balanced", False], "nothing of it is saved"
+        assert values == ["balanced", False, "off"], "nothing of it is saved"
         front_end.screenshot(f"node-{'vue' if vue else 'canvas'}-badge")
