@@ -5,7 +5,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo bench test test-all lint format lock comfyui browser clean
+.PHONY: demo bench test test-all lint format lock comfyui browser repository clean
 
 demo: comfyui ## sample the demo model with and without AdaCache, and compare
 	$(BIN)/python -m demo.demo $(DEMO_ARGS)
@@ -57,6 +57,9 @@ lock: comfyui
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 		--constraint .venv/frozen.txt --output-file demo/requirements.txt \
 		demo/requirements.in $$($(BIN)/python -m demo.comfyui)/requirements.txt
+
+repository: ## the address of this repository, where it is published: make repository URL=...
+	sed -i 's|\bREPOSITORY\b|$(URL)|' README.md pyproject.toml
 
 clean: ## everything that was made here
 	rm -rf .venv .comfyui output

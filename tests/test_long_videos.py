@@ -60,7 +60,7 @@ def test_context_windows_keep_a_prediction_for_each_window(wan):
     for frames, windows in ((5, 2), (11, 5), (23, 11)):
         run, calls = windowed(frames)
         assert run.conditions == 2 * windows
-        assert run.cache_bytes == latents(2 * 2 * windows, frames=3) + latents(2, frames=frames)
+        assert run.cache_bytes == latents(2 * 2 * windows, frames=3) + latents(2 + 1, frames=frames)
         assert calls == windows * planned(20)
 
 

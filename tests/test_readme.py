@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tomllib
 from PIL import Image, ImageSequence
 
 from demo.comfyui import REPOSITORY
@@ -17,7 +18,8 @@ from demo.comfyui import REPOSITORY
 README = re.sub("<!--.*?-->", "", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
 FENCED = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`((?:make|python3?|pip|uv|git|cd|comfy|curl|npm) [^`\n]+)`", README)
-COMMANDS = sorted({line.strip() for block in FENCED for line in block.splitlines() if line.strip()} | set(INLINE))
+FOUND = {line.strip() for block in FENCED for line in block.splitlines() if line.strip()} | set(INLINE)
+COMMANDS = sorted(command for command in FOUND if "REPOSITORY" not in command)
 # Running these here would run this test again, or take half an hour.
 TOO_LONG = ("make test", "make bench")
 
@@ -72,6 +74,18 @@ def test_its_picture_is_small_moves_and_can_be_made_again():
     assert all((one != other).any() for one, other in pairwise(frames))
     assert (frames[0][:, -480:] == frames[16][:, -480:]).mean() > 0.95  # the chart stands still
     assert "`python -m demo.clip`" in (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_one_command_says_where_the_repository_is(tmp_path):
+    files = ("Makefile", "README.md", "pyproject.toml")
+    for name in files:
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    subprocess.run(
+        ["make", "repository", "URL=ssh://somewhere/adacache"], cwd=tmp_path, check=True, capture_output=True
+    )
+    readme, project = ((tmp_path / name).read_text(encoding="utf-8") for name in files[1:])
+    assert "`git clone ssh://somewhere/adacache ComfyUI/custom_nodes/adacache`" in readme
+    assert tomllib.loads(project)["project"]["urls"]["Repository"] == "ssh://somewhere/adacache"
 
 
 def test_it_is_read_in_four_minutes():
