@@ -7,6 +7,9 @@ velocity of three of them at each of its own 8 noise levels, on the teacher's wa
 own (DAgger's cure, arXiv 1011.0686, for progressive distillation, arXiv 2202.00512): there the teacher shows the next
 three steps. Scenes are drawn as in the training of the demo model, so that test scenes stay unseen.
 
+The weights are not committed. Those of benchmarks/results/turbo.md took 918 steps on 184 trajectories, 75 minutes of a
+busy core; they come within 12.2 dB of the teacher's videos, 8 steps of the teacher within 17.8 dB.
+
 Everything random comes from the seed and the number of the step: a resumed run goes on as if it had not stopped.
 """
 
