@@ -14,6 +14,7 @@ import math
 import re
 from collections import defaultdict
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -94,17 +95,28 @@ class WatchedPredictions:
     Attributes:
         ran: per evaluation of the model whether it ran for each condition.
         bytes: of the predictions that forecasts need: two of every condition, and two guided ones, which without
-            guidance are the condition's own.
+            guidance are the condition's own; and of the last correction, if there was one.
     """
 
     def __init__(self):
         self.ran = defaultdict(list)
         self.evaluation = -1
         self.known = {}  # per condition: (level, prediction) of its last two computes
+        self.corrected = False
 
     @contextmanager
     def watching(self, model):
-        yield
+        from adacache.adacache_core import planned
+
+        correction = planned.correction
+
+        def watched(*args):
+            factor = correction(*args)
+            self.corrected |= factor != 0
+            return factor
+
+        with patch.object(planned, "correction", watched):
+            yield
 
     def evaluate(self, executor, *args):
         self.evaluation += 1
@@ -147,7 +159,7 @@ class WatchedPredictions:
     def bytes(self):
         kept = [prediction.nbytes for history in self.known.values() for _, prediction in history]
         guided = 0 if len(self.known) == 1 else max(len(history) for history in self.known.values()) * kept[0]
-        return sum(kept) + guided
+        return sum(kept) + guided + self.corrected * kept[0]
 
 
 def line(history, level):
