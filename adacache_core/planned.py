@@ -74,8 +74,7 @@ class PlannedRun:
         self._record: StepRecord | None = None
         self._calls = 0
         self._computed = 0  # by plan
-        self._time = 0.0
-        self._started = 0.0
+        self._time = self._started = 0.0
         self.corrected: tuple[float, Tensor] | None = None  # sigma, and what the last correction added there
         self._make_plan()
 
