@@ -239,11 +239,11 @@ class PlannedRun:
         """Once, at an early compute: what moves sets how many more there are to be."""
         if not self._regulates or self._computed != MEASURED_AT or self._turns:
             return
+        self._regulates = False
         self.statistics.motion_share = share = motion_share(self._kept.latest())
         if share is not None:
-            begun = [call for call in range(record.step + 1) if self._plan[call] is not None]
             self._computes = round(self._computes * share)
-            self._make_plan(begun)
+            self._make_plan([call for call in range(record.step + 1) if self._plan[call] is not None])
 
     def _forget(self) -> None:
         self._kept, self._guided = Kept(), ()

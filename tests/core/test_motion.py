@@ -54,3 +54,18 @@ def test_a_plan_gets_more_computes_where_more_moves(moving, computes):
     assert statistics.count("computed") == computes and statistics.motion_share == (1.3 if moving else 0.9)
     fourth = [call for call, reason in enumerate(before) if reason][3]
     assert statistics.plan[: fourth + 1] == before[: fourth + 1]
+
+
+def test_a_condition_that_comes_up_then_does_not_count_motion_twice():
+    """It computes beyond the plan, which has its share already: 8 planned, 10 with 30 % more."""
+    frames, statistics = video((1, -1), (-1, 1)), RunStatistics({}, 20)
+    run = PlannedRun(STEPS, 8, statistics, asked(euler, STEPS), regulates=True)
+    fourth = [call for call, reason in enumerate(statistics.plan) if reason][3]
+    for call, sigma in enumerate(STEPS.sigmas[:-1]):
+        run.begin(sigma)
+        slot = "early" if call <= fourth else "late"
+        known = run.recall(slot)
+        run.end(run.keep(slot, frames * (1 + sigma)) if known is None else known)
+    run.finish()
+    assert any(record.reason == "new condition" for record in statistics.steps)
+    assert sum(reason is not None for reason in statistics.plan) == 10
