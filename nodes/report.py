@@ -80,8 +80,8 @@ def _going(run: RunStatistics) -> Entry:
     usual = run.usual_seconds
     others = [record.seconds for record in run.steps if record.kind != "computed"]
     other = sum(others) / len(others) if others else 0.0
-    left = sum(other if reason is None else usual for reason in plan[done:])
-    saved = sum(usual - other for reason in plan if reason is None)
+    whole, left = (sum(other if reason is None else usual for reason in part) for part in (plan, plan[done:]))
+    saved = usual * steps / run.finer - whole
     return {
         "key": "sampling_left",
         "done": done,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..adacache_core import RunStatistics, WindowStatistics
+from .settings import AUTO, OFF
 from .words import Entry, human_bytes, human_seconds, roughly
 
 # Runs that are told about, and drawn, one by one: the last ones.
@@ -81,7 +82,7 @@ def _asked_for(run: RunStatistics) -> Iterable[Entry]:
         yield {"key": "asks", "evaluations": evaluations, "steps": settings["sampler_steps"]}
     if run.finer > 1:
         yield {"key": "finer", "steps": run.total_steps, "own": steps}
-    elif settings.get("finer", "off") not in ("off", "auto"):
+    elif settings.get("finer", OFF) not in (OFF, AUTO):
         yield {"key": "not_finer", "because": settings["uncorrected_because"]}
     asked, few = _computes_asked(run), any(record.reason == "too few steps" for record in run.steps)
     if computes is not None and asked < computes and not few:

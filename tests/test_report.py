@@ -313,6 +313,21 @@ def test_while_it_goes_on(run):
     assert live_report([whole]) == make_report([whole])
 
 
+def test_the_time_saved_is_of_the_users_steps_where_the_sampler_takes_finer_ones(pack):
+    """Four of the user's, taken as eight, three computed in 1 s each: one of four is saved, not five of eight."""
+    from adacache.adacache_core import RunStatistics, StepRecord
+    from adacache.nodes.report import live_report
+
+    records = [
+        StepRecord(0, 1.0, "computed", "first", seconds=1.0),
+        StepRecord(1, 0.9, "computed", "first", seconds=1.0),
+    ]
+    plan = ("first", "first", *[None] * 5, "last")
+    going = live_report([RunStatistics({"preset": "balanced"}, 8, records, plan=plan, finer=2)])
+    [entry] = going["explanation"]
+    assert (entry["left"], entry["saved"]) == ("1 s", "1 s")
+
+
 def test_human_numbers(pack):
     from adacache.nodes.words import human_bytes, human_seconds
 
