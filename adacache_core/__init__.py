@@ -12,7 +12,7 @@ for both in ``inside/``, and a bounded key/value cache for causal video (Ca2-VDM
 from .errors import AdaCacheError, ConfigurationError, ShapeMismatchError, UnsupportedModelError
 from .finer import refine
 from .forecast import Computed, correction, predict
-from .plan import SPEEDUPS, plan
+from .plan import SPEEDUPS, computes_of, plan
 from .planned import PlannedRun
 from .response import CannotAskError, Response, ask, following
 from .solver import place, solve
@@ -37,6 +37,7 @@ __all__ = [
     "Window",
     "WindowStatistics",
     "ask",
+    "computes_of",
     "correction",
     "flow_time",
     "following",

@@ -40,11 +40,12 @@ class Kept:
             self._histories.pop(slot, None)
 
     def ask(self, slot: Hashable) -> tuple[Computed, ...]:
-        """A slot's history if a line can be drawn through it, else nothing; newest first."""
+        """A slot's history if a line can be drawn through it, or while no plan has asked for a second compute; newest
+        first, else nothing."""
         self._asked[slot] = self._computes
         self._now.add(slot)
         history = self._histories.get(slot, ())
-        return history if len(history) == ORDER else ()
+        return history if len(history) == ORDER or self._computes < ORDER else ()
 
     def add(self, slot: Hashable, computed: Computed) -> None:
         """Keep a compute; all but the last two are let go of."""

@@ -6,6 +6,7 @@ for a number of computes can be told in advance, whatever the number of steps, t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,9 +16,16 @@ from .forecast import variable
 
 # Ratio of all calls to computed ones.
 SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
+# What they compute at least, however short the run: fewer are far from the result. Of a part of a run (two experts),
+# whose first and last calls compute anyway, ``_LEAST_OF_PART``.
+_LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
+_LEAST_OF_PART = 4
+# Where predictions bend: see ``curvature``. Fitted, as is by how much more a hold errs than that says.
+_BENT, _HELD = 0.2, 2.0
 # A forecast is not trusted over more calls in a row.
 MAXIMUM_GAP = 16
-# The first two calls compute, since a line needs two points, and the last one, since nothing after it could make good.
+# The first call computes, another one, since a line needs two points, and the last one, since nothing after it could
+# make good.
 LEAST = 3
 # With fewer calls than this every one changes the result too much to be forecast: distilled few-step models.
 FEWEST_CALLS = 8
@@ -27,12 +35,26 @@ FEWEST_OF_PART = 5
 LAST = 2.0
 
 
+def computes_of(preset: str, calls: int, share: float = 1.0) -> int:
+    """How many calls of the model a preset of ``SPEEDUPS`` computes; ``share`` as of ``plan``."""
+    least = max(round(_LEAST_OF[preset] * share), _LEAST_OF_PART)
+    return min(max(round(calls / SPEEDUPS[preset]), least), calls)
+
+
 def curvature(time: float) -> float:
     """How much predictions bend in ``variable`` at a flow time, in units of where they bend most.
 
     Measured alike, to a quarter, on two models at 20 to 50 steps, with and without guidance: see benchmarks/README.md.
     """
-    return 1 / (1 + (0.2 / (1.01 - time)) ** 2)
+    return 1 / (1 + (_BENT / (1.01 - time)) ** 2)
+
+
+def drift(time: float) -> float:
+    """How far predictions are at a flow time from where they are held, but for a constant: ``curvature`` twice
+    integrated over ``1 / (1.01 - t)``, with the slope that is left where noise is without end.
+    """
+    v = _BENT / (1.01 - time)
+    return (2 * v * math.atan(1 / v) + math.log1p(v**2)) / _BENT**2
 
 
 def amplification(time: float) -> float:
@@ -55,7 +77,8 @@ def plan(
         (A(t_c) sum_j influence_j K(t_j) |u_j - u_b| |u_j - u_a|)^2
 
     where j are the skipped calls between computes b and c, a is the compute before b, u the forecast's ``variable``, K
-    its ``curvature`` and A the ``amplification``: what the skips have made of the state when c is computed in it.
+    its ``curvature`` and A the ``amplification``: what the skips have made of the state when c is computed in it. From
+    the first compute to the second there is no line: what is held errs by the difference of ``drift``.
 
     Args:
         times: flow times of the sampler's calls in their order. Where they turn back (restarts) nothing known is of use
@@ -93,23 +116,28 @@ def _plan_part(
     times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int], longest: int
 ) -> list[str | None]:
     total = len(times)
-    begun = begun if len(begun) > 1 else range(min(total, 2))
-    chosen = _place(_stretch_errors(times, influences, longest), max(computes, LEAST, len(begun) + 1), begun)
+    held, errors = _held_errors(times, influences, longest), _stretch_errors(times, influences, longest)
+    chosen = _place(held, errors, max(computes, LEAST, len(begun) + 1), begun or (0,))
     reasons: list[str | None] = ["plan" if call in chosen else None for call in range(total)]
-    reasons[: min(total, 2)] = ["first"] * min(total, 2)
-    if total > 2:
+    reasons[0] = "first"
+    if total > 1:
         reasons[-1] = "last"
     return reasons
 
 
-def _place(errors: Tensor, computes: int, begun: Sequence[int]) -> set[int]:
-    """The computed calls, the last one and those begun among them; ``errors`` as ``_stretch_errors`` returns them."""
+def _place(held: Tensor, errors: Tensor, computes: int, begun: Sequence[int]) -> set[int]:
+    """The computed calls, the last one and those begun among them; errors as the functions below return them."""
     total, gaps, _ = errors.shape
     if computes >= total or total <= LEAST:
         return set(range(total))
     # best[b, g]: least error up to compute b whose predecessor is b - g (index g - 1), after k computes.
     best = torch.full((total, gaps), torch.inf, dtype=torch.float64)
-    best[begun[-1], begun[-1] - begun[-2] - 1] = 0.0
+    if len(begun) > 1:
+        best[begun[-1], begun[-1] - begun[-2] - 1] = 0.0
+    else:
+        for gap in range(1, min(gaps, total - 1) + 1):
+            best[gap, gap - 1] = held[gap - 1]
+        begun = (0, 0)  # the second one is among those that ``best`` begins with
     came_from = []
     for _ in range(computes - len(begun)):
         value, gap_before = (best[:, :, None] + errors).min(dim=1)
@@ -121,12 +149,22 @@ def _place(errors: Tensor, computes: int, begun: Sequence[int]) -> set[int]:
         came_from.append(back)
     call, gap_index = total - 1, int(best[total - 1].argmin())
     if not torch.isfinite(best[call, gap_index]):
-        return _place(errors, computes + 1, begun)  # so few computes that some gap would exceed the limit
+        return _place(held, errors, computes + 1, begun)  # so few computes that some gap would exceed the limit
     chosen = {*begun, call}
     for back in reversed(came_from):
         call, gap_index = call - gap_index - 1, int(back[call, gap_index])
         chosen.add(call)
     return chosen
+
+
+def _held_errors(times: Sequence[float], influences: Sequence[float], longest: int) -> Tensor:
+    """Error of computing the first call, then the one h behind it, all between held: float64 ``[gaps h]``."""
+    reach = min(longest, len(times) - 1)
+    start = drift(times[0])
+    strayed = [_HELD * influences[call] * abs(drift(times[call]) - start) for call in range(reach)]
+    summed = torch.tensor(strayed, dtype=torch.float64).cumsum(0)
+    grown = torch.tensor([amplification(time) for time in times[1 : reach + 1]], dtype=torch.float64)
+    return (grown * summed) ** 2
 
 
 def _stretch_errors(times: Sequence[float], influences: Sequence[float], longest: int) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from .forecast import ORDER, SAME_TIME, Computed, correction, error_shape, norm, precise, predict, remember
+from .forecast import SAME_TIME, Computed, correction, error_shape, norm, precise, predict, remember
 from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
@@ -215,7 +215,7 @@ class PlannedRun:
         return guided
 
     def _owed(self, call: int) -> float:
-        if self._response is None or not (self._corrects and self._skipped and len(self._guided) == ORDER):
+        if self._response is None or not (self._corrects and self._skipped and self._guided):
             return 0.0
         known = [computed.time for computed in self._guided]
         if min(abs(self._time - time) for time in known) <= SAME_TIME:

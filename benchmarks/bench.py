@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -26,12 +27,16 @@ from demo.comfyui import REPOSITORY
 from demo.scenes import Scene
 
 from . import readme, scenes
-from .comfyui_runner import ComfyUIRunner, Sampled
+from .comfyui_runner import ComfyUIRunner, ExpertsRunner
 from .diffusers_runner import DiffusersRunner
 from .quality import Frames, compare
 from .records import Record, Records, rows
 from .settings import (
+    EXPERTS,
     MAIN,
+    TWENTY_FIVE,
+    TWO_EXPERTS,
+    UNCACHED,
     Sampling,
     Setting,
     comfyui_settings,
@@ -40,11 +45,17 @@ from .settings import (
     main_settings,
     schedule_settings,
     token_settings,
-    uncached,
 )
 
 WEIGHTS = REPOSITORY / "demo" / "weights"
-MODELS = ("adacache_demo_dit", "adacache_narrow_dit")  # the second one so that nothing is tuned to one network
+VAES = {
+    "adacache_demo_dit": "adacache_demo_vae",
+    "adacache_narrow_dit": "adacache_demo_vae",  # so that nothing is tuned to one network
+    "adacache_hunyuan_dit": "adacache_hunyuan_vae",  # another family, that nothing is tuned to
+    EXPERTS: "adacache_demo_vae",  # the first two, one after the other
+}
+MODELS = tuple(VAES)
+IN_DIFFUSERS = MODELS[:2]
 RESULTS = Path(__file__).parent / "results"
 RUNNERS = ("comfyui", "diffusers")
 SHORT_SCENES, SCENES = 4, 48
@@ -61,9 +72,9 @@ SAMPLINGS = (
 )
 # What makes a line of its own in the plot; the other parts of a setting are what a line goes along.
 VARIANTS = ("hold", "forecast", "order 1", "order 2", "lite", "TaylorSeer", "bf16")
-TRUTH_STEPS = 200
+TRUTH_STEPS, TRUTH_SAMPLER = 200, "dpmpp_2m"  # 45 dB from 800 steps of Euler, 200 of which are at 36 to 41
 # One video decodes in as long as it takes to sample, more at once in a third of that each (on a CPU).
-DECODED_AT_ONCE = 3
+DECODED_AT_ONCE = 5
 
 
 def measure(
@@ -87,23 +98,19 @@ def measure(
         if not todo:
             continue
         if number == 0:
-            runner.sample(scene, seed, Sampling(steps=2), uncached(todo[0]))  # one-off work belongs to nobody's time
+            runner.sample(scene, seed, Sampling(steps=2), UNCACHED)  # one-off work belongs to nobody's time
         converged = truth(runner, scene, seed, sampling)
-        plain: dict[Setting, Sampled] = {}
+        plain = runner.sample(scene, seed, sampling, UNCACHED)
         for start in range(0, len(todo), DECODED_AT_ONCE):
             wanted = todo[start : start + DECODED_AT_ONCE]
-            batch: dict[Setting, Sampled] = {}
+            batch = {UNCACHED: plain}  # beside what is compared with it: another batch may round differently
             for setting in wanted:
-                base = uncached(setting)
-                if base not in plain:
-                    plain[base] = runner.sample(scene, seed, sampling, base)
-                batch[base] = plain[base]  # beside what is compared with it: another batch may round differently
-                if setting != base:
+                if setting != UNCACHED:
                     batch[setting] = runner.sample(scene, seed, sampling, setting)
             decoded = runner.decode(torch.cat([sampled.latent for sampled in batch.values()]))
             frames = dict(zip(batch, decoded, strict=True))
             for setting in wanted:
-                sampled, base = batch[setting], uncached(setting)
+                sampled = batch[setting]
                 records.add(
                     {
                         **facts,
@@ -112,10 +119,10 @@ def measure(
                         "motion": scene.motion,
                         "computed_steps": sampled.computed_steps,
                         "seconds": sampled.seconds,
-                        "uncached_seconds": plain[base].seconds,
+                        "uncached_seconds": plain.seconds,
                         "cache_bytes": sampled.cache_bytes,
                         "truth_psnr": None if converged is None else compare(frames[setting], converged)["psnr"],
-                        **compare(frames[setting], frames[base]),
+                        **compare(frames[setting], frames[UNCACHED]),
                     }
                 )
         say(f"{runner.name}, {sampling}: scene {number + 1} of {len(videos)}, {len(todo)} methods")
@@ -125,8 +132,12 @@ def truth(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, samp
     """The converged video, at the main settings; None elsewhere, since it takes as long as ten others."""
     if sampling not in MAIN:
         return None
-    finest = replace(sampling, steps=TRUTH_STEPS, sampler="euler")
-    frames: Frames = runner.decode(runner.sample(scene, seed, finest, Setting("uncached", "")).latent)[0]
+    return _converged(runner, scene, seed, replace(sampling, steps=TRUTH_STEPS, sampler=TRUTH_SAMPLER))
+
+
+@lru_cache(maxsize=SCENES)  # the two main settings differ in the sampler only
+def _converged(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, finest: Sampling) -> Frames:
+    frames: Frames = runner.decode(runner.sample(scene, seed, finest, UNCACHED).latent)[0]
     return frames
 
 
@@ -211,18 +222,24 @@ def publish(records: list[Record], folder: Path) -> None:
 
 
 def plans(runner: str, model: str, short: bool, only_main: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
-    """What is sampled, most wanted first: everything at the default sampling, what steps compute at all others."""
-    if only_main:
-        yield from ((sampling, list(main_settings(sampling))) for sampling in MAIN if runner == "comfyui")
+    """What is sampled, most wanted first: what people run, peers at the default sampling, other ways of sampling."""
+    if runner == "diffusers":
+        yield Sampling(), list(diffusers_settings(Sampling(), short=short))
         return
-    settings = {"comfyui": comfyui_settings, "diffusers": diffusers_settings}[runner]
-    if model == MODELS[0] or runner == "diffusers":
-        yield Sampling(), list(settings(Sampling(), short=short))
-    if runner == "comfyui" and not short:
-        yield from ((sampling, list(main_settings(sampling))) for sampling in MAIN)
+    if model == EXPERTS:
+        yield TWO_EXPERTS, list(main_settings(TWO_EXPERTS))
+        return
+    if not short:
+        yield from ((sampling, list(main_settings(sampling))) for sampling in (*MAIN, TWENTY_FIVE))
+    if only_main:
+        return
+    if model == MODELS[0]:
+        yield Sampling(), list(comfyui_settings(Sampling(), short=short))
+    if not short:
         yield from ((sampling, list(schedule_settings(sampling))) for sampling in SAMPLINGS)
-        yield Sampling(), list(token_settings(Sampling()))
-        yield Sampling(steps=100), list(headline_settings(Sampling(steps=100)))
+        if model == MODELS[0]:
+            yield Sampling(), list(token_settings(Sampling()))
+            yield Sampling(steps=100), list(headline_settings(Sampling(steps=100)))
 
 
 def main() -> None:
@@ -231,7 +248,8 @@ def main() -> None:
     parser.add_argument("--main", action="store_true", help="only what most people run")
     parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
     parser.add_argument("--runner", choices=RUNNERS, action="append", help="default: both")
-    parser.add_argument("--model", choices=MODELS, action="append", help="default: both, short the first")
+    parser.add_argument("--model", choices=MODELS, action="append", help="default: all, short the first")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the models are")
     parser.add_argument("--set", choices=tuple(scenes.SETS), default="test", help="dev: what constants are fitted on")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "output" / "bench", help="finished samples")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -244,9 +262,14 @@ def main() -> None:
     records = Records(options.work / "samples.jsonl")
     videos = scenes.SETS[options.set](options.scenes or (SHORT_SCENES if options.short else SCENES))
     for model in options.model or (MODELS[:1] if options.short else MODELS):
-        weights = WEIGHTS / f"{model}.safetensors"
-        comfyui = ComfyUIRunner(weights, WEIGHTS / "adacache_demo_vae.safetensors")
-        for name in options.runner or RUNNERS:
+        vae, weights = (options.weights / f"{name}.safetensors" for name in (VAES[model], model))
+        if model == EXPERTS:
+            comfyui: ComfyUIRunner = ExpertsRunner(tuple(weights.with_stem(name) for name in MODELS[:2]), vae)
+        else:
+            comfyui = ComfyUIRunner(weights, vae)
+        for name in ("comfyui",) if options.main else options.runner or RUNNERS:
+            if name == "diffusers" and model not in IN_DIFFUSERS:
+                continue
             runner = comfyui if name == "comfyui" else DiffusersRunner(weights, comfyui)
             for sampling, settings in plans(name, model, options.short, options.main):
                 measure(runner, sampling, settings, videos, options.set, records, say)

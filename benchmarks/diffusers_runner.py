@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, following
+from adacache_core import PlannedRun, RunStatistics, Steps, ask, computes_of, following
 from adacache_core.response import Model
 from demo.scenes import Scene
 
@@ -170,7 +170,7 @@ class _Loop:
 
         def start() -> PlannedRun:
             response = ask(self._alone, lambda sigma: following(*scales(sigma)), len(steps))
-            count = computes or round(len(steps) / SPEEDUPS[preset])
+            count = computes or computes_of(preset, len(steps))
             planner = evenly if method == "fixed" else None
             return PlannedRun(steps, count, statistics, response, repays, planner=planner)
 

@@ -128,12 +128,12 @@ class Case:
 
     def planned(self, preset: str, steps: int) -> tuple[Call, RunStatistics]:
         """The main road: keeps predictions, and forecasts them."""
-        from adacache.adacache_core import SPEEDUPS, PlannedRun, RunStatistics, Steps, ask, following
+        from adacache.adacache_core import PlannedRun, RunStatistics, Steps, ask, computes_of, following
 
         levels = noise_levels(steps)
         schedule = Steps(tuple(levels), scales)
         response = ask(partial(euler, levels), lambda sigma: following(*scales(sigma)), steps)
-        run = PlannedRun(schedule, round(steps / SPEEDUPS[preset]), RunStatistics({}, steps), response)
+        run = PlannedRun(schedule, computes_of(preset, steps), RunStatistics({}, steps), response)
 
         def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
             run.begin(sigma)

@@ -29,10 +29,17 @@ class Sampling:
         return f"{self.steps} steps, {self.sampler}, shift {self.shift:g}, cfg {self.cfg:g}"
 
 
-# What people run, see benchmarks/README.md; there the distance to the converged video is measured as well.
+# What most people run, see benchmarks/README.md; there the distance to the converged video is measured as well.
 MAIN = (Sampling(20, "res_multistep", 5.0, 1.0), Sampling(20, "euler", 5.0, 1.0))
+# And the next two of that list: guidance on two experts, and 25 steps.
+TWO_EXPERTS, TWENTY_FIVE = Sampling(20, "euler", 5.0, 3.5), Sampling(25, "euler", 5.0, 1.0)
+EXPERTS = "adacache_experts"  # the name of that pair of models
 
 
+# So many evaluations are looked at where closeness to the converged video counts, with the samplers and schedulers that
+# came closest to it at one of these counts on development scenes, of six samplers on four schedulers.
+EVALUATIONS = (6, 8, 10, 14, 20)
+SOLVERS = (("dpmpp_2m", "simple"), ("ipndm", "beta"))
 # Of all samplers the closest to the converged video at 10 steps, cfg 1, on development scenes.
 BEST_FEWER = "dpmpp_2m"
 
@@ -67,9 +74,7 @@ def planned(computes: int) -> Setting:
     return setting("adacache", f"{computes} computes", preset="target", computes=computes)
 
 
-def uncached(setting: Setting) -> Setting:
-    """What a setting is compared with: the model as it is, in the same precision."""
-    return Setting("uncached", "", tuple(pair for pair in setting.options if pair[0] == "dtype"))
+UNCACHED = setting("uncached", "")
 
 
 def equal_computes(steps: int) -> tuple[int, ...]:
@@ -87,14 +92,31 @@ def schedule_settings(sampling: Sampling) -> Iterator[Setting]:
 
 def main_settings(sampling: Sampling) -> Iterator[Setting]:
     """At what people run: what they could do instead, as many plain steps of the best other sampler among it."""
-    yield setting("uncached", "")
-    for preset, speedup in SPEEDUPS.items():
+    yield UNCACHED
+    for preset in SPEEDUPS:
         yield setting("adacache", preset, preset=preset)
-        count = round(sampling.steps / speedup)
+    counts = {round(sampling.steps / speedup) for speedup in SPEEDUPS.values()}
+    for count in (round(sampling.steps * share) for share in (3 / 4, 1 / 4)):
+        counts.add(count)
+        yield planned(count)
+    for count in sorted(counts, reverse=True):
         yield setting("fewer", f"{count} steps", computes=count)
         yield setting("fewer", f"{count} steps, {BEST_FEWER}", computes=count, sampler=BEST_FEWER)
     for method in ("lazycache", "easycache"):
         yield from (setting(method, f"threshold {threshold:g}", threshold=threshold) for threshold in (0.1, 0.2, 0.5))
+
+
+def finer_settings(sampling: Sampling) -> Iterator[Setting]:
+    """So many evaluations, and how close to the converged video they come."""
+    for steps in (30, 50):
+        yield setting("uncached", f"{steps} steps", computes=steps)
+    for count in EVALUATIONS:
+        yield setting("adacache sampler", f"{count} evaluations", evaluations=count)
+        if count < sampling.steps:
+            yield setting("adacache", f"{count} computes, finer", preset="target", computes=count, finer="4")
+        for sampler, scheduler in SOLVERS:
+            label = f"{count} steps, {sampler}, {scheduler}"
+            yield setting("solver", label, computes=count, sampler=sampler, scheduler=scheduler)
 
 
 def fourfold(sampling: Sampling) -> Iterator[Setting]:
@@ -139,10 +161,6 @@ def comfyui_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
     if short:
         return
     yield from fourfold(sampling)
-    for method, threshold in itertools.product(("easycache", "lazycache"), THRESHOLDS):
-        yield setting(method, f"threshold {threshold:g}, bf16", threshold=threshold, dtype="bfloat16")
-    for preset in ("quality", "balanced", "fast"):
-        yield setting("adacache", f"{preset}, bf16", preset=preset, dtype="bfloat16")
     for count in equal_computes(sampling.steps):
         yield setting("adacache", f"{count} computes, uncorrected", preset="target", computes=count, repays=False)
         yield setting("adacache", f"{count} computes, MoReg", preset="target", computes=count, moreg=True)

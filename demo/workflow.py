@@ -120,13 +120,19 @@ def sockets_of(definition: Json) -> list[tuple[str, Any, bool]]:
     return [(name, kind, name in optional) for name, kind, options in specifications if not options.get("socketless")]
 
 
-def widgets_of(definition: Json) -> list[tuple[str | None, Any]]:
-    """Name and default of each widget, in the order of ``widgets_values``; a control of another one has no name."""
-    return [(widget.name, widget.default) for widget in _widgets(definition["input"], [])]
+def widgets_of(definition: Json, chosen: Json | None = None) -> list[tuple[str | None, Any]]:
+    """Name and default of each widget, in the order of ``widgets_values``; a control of another one has no name.
+
+    What a dynamic combo brings is of the first of its choices, unless ``chosen`` names another by the combo's name.
+    """
+    return [(widget.name, widget.default) for widget in _widgets(definition["input"], [], chosen or {})]
 
 
-def _widgets(inputs: Json, values: list[Any], prefix: str = "", start: int = 0) -> list[_Widget]:
+def _widgets(
+    inputs: Json, values: list[Any], chosen: Json | None = None, prefix: str = "", start: int = 0
+) -> list[_Widget]:
     """The widgets that the front end makes for a schema's inputs, in order; ``values`` selects in dynamic combos."""
+    chosen = chosen or {}
     widgets: list[_Widget] = []
     for name, kind, options in _specifications(inputs):
         kind = options.get("widgetType", kind)
@@ -137,11 +143,11 @@ def _widgets(inputs: Json, values: list[Any], prefix: str = "", start: int = 0) 
         if kind == _DYNAMIC_COMBO:
             position = start + len(widgets)
             choices = {option["key"]: option["inputs"] for option in options["options"]}
-            key = values[position] if position < len(values) else next(iter(choices))
+            key = values[position] if position < len(values) else chosen.get(prefix + name, next(iter(choices)))
             if key not in choices:
                 raise WorkflowError(f"{prefix}{name} is {key!r}, but it can be: {', '.join(map(str, choices))}.")
             widgets.append(_Widget(prefix + name, key))
-            widgets += _widgets(choices[key], values, f"{prefix}{name}.", position + 1)
+            widgets += _widgets(choices[key], values, chosen, f"{prefix}{name}.", position + 1)
         elif kind in _WIDGET_TYPES:
             widgets.append(_Widget(prefix + name, _default(kind, options)))
             widgets += [_Widget(None)] * _controls(name, kind, options)

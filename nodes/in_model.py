@@ -133,7 +133,7 @@ class _Binding:
         if settings.speedup is None:
             codebook = codebook_for(settings.preset, total, settings.codebook)
             return lambda: CodebookRule(codebook, total, settings.moreg)
-        reasons = plan(steps.times, steps.falls, round(total / settings.speedup))
+        reasons = plan(steps.times, steps.falls, settings.computes(total))
         statistics.plan = reasons
         return lambda: PlanRule(reasons)
 

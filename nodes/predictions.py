@@ -114,7 +114,7 @@ class _Binding:
             factor, steps = 1, own  # finer steps would draw other noise, or none knows what they would do
             response, because = asked(steps)
         evaluations = len(steps) if response is None else len(response.sigmas)
-        computes = round(evaluations / factor / self.settings.speedup)
+        computes = self.settings.computes(evaluations // factor, share)
         statistics = RunStatistics(self._in_force(steps, response, because), evaluations, finer=factor)
         statistics.settings["other_caches"] = suspects
         statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)

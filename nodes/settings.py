@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..adacache_core import SPEEDUPS, ConfigurationError
+from ..adacache_core import SPEEDUPS, ConfigurationError, computes_of
 from ..adacache_core.paper.codebook import PAPER, Codebook, codebook_for
 from ..adacache_core.paper.measure import MotionRegularization
 from ..adacache_core.tokens.choice import TokenRefresh
@@ -75,6 +75,12 @@ class Settings:
         if not self.planned:
             return None
         return self.target_speedup if self.preset == TARGET else SPEEDUPS[self.preset]
+
+    def computes(self, calls: int, share: float = 1.0) -> int:
+        """How many of a run's calls of the model a planned preset computes; ``share`` as of ``plan``."""
+        if self.preset == TARGET:
+            return round(calls / self.target_speedup)
+        return computes_of(self.preset, calls, share)
 
     def factor(self, steps: int) -> int:
         """How many steps the sampler takes for each of a schedule's."""

@@ -14,6 +14,12 @@ EXPERTS = (
     "own, since what the one predicts means nothing to the other; the inspector takes both statistics. The weights are "
     "in 8 bits; ComfyUI holds one expert at a time."
 )
+FINER = (
+    "Skipped steps cost nothing, so **finer** takes four for each of yours, with as many computed: the result is near "
+    "to what {total_finer} steps give, not to what {total} give."
+)
+NOT_FINER = "**Not for distilled models,** whose steps are what they learned, nor for samplers that add noise."
+SEE = "**On your model:** Compare Finer Steps shows it beside more steps, in dB."
 MORE_STEPS = "**More steps,** more to skip: 30 in both samplers, the first 15 of them for high noise."
 NO_LORA = "**A LoRA for 4 steps** leaves nothing to skip: take it out, or take AdaCache out."
 H3 = (
@@ -80,6 +86,23 @@ VIDEO_MODELS = (
         wan.wan_i2v,
         steps=(30,),
         run=START,
+    ),
+    Recipe(
+        "Wan 2.1 1.3B",
+        "Text to Video, Finer Steps",
+        f"The small Wan 2.1, as 80 steps would make it. {FINER.format(total=20, total_finer=80)}",
+        wan.wan_t2v("wan2.1_t2v_1.3B_fp16.safetensors", 8.0, 6.0, Size(832, 480, 81, 16), finer="4"),
+        hints=(NOT_FINER, SEE),
+        caption="10 computed of 80",
+    ),
+    Recipe(
+        "MiniMax H3",
+        "Text to Video, Finer Steps",
+        f"{H3} {FINER.format(total=20, total_finer=80)}",
+        others.minimax_h3(False, finer="4"),
+        run=f"Write what is seen and heard. {H3_LENGTH}",
+        hints=(NOT_FINER, SEE),
+        caption="10 computed of 80",
     ),
     Recipe(
         "HunyuanVideo 1.5",
@@ -164,6 +187,18 @@ TOOLS = (
         runs=2,
         run="Write a prompt with fast motion, then one with a still scene.",
         caption="more steps for what moves",
+    ),
+    Recipe(
+        "Compare",
+        "Finer Steps",
+        "One video three times, from the same seed: 20 steps, 80 steps, and 10 computed of 80. Both inspectors say how "
+        "far theirs is from 80 steps, in dB: whether finer steps are worth it on this model, the numbers tell.",
+        compare.finer,
+        run="Write what the video shows. All three are sampled, one after the other.",
+        runs=2,
+        hints=(NOT_FINER, "**Another model:** replace the loaders, and the size."),
+        drawn=(None, "balanced"),
+        caption="20 steps against 10 of 80",
     ),
     Recipe(
         "Drafts",

@@ -63,6 +63,35 @@ def with_and_without_moreg(graph: Graph, recipe: Recipe) -> None:
     _side_by_side(graph, recipe, vae, *latents, "Left: AdaCache. Right: with MoReg.", number=6)
 
 
+def finer(graph: Graph, recipe: Recipe) -> None:
+    """The user's steps, and half as many computed of four times as many, both against four times as many."""
+    [steps] = recipe.steps
+    graph.column("1. Model, without and with finer steps", 420, MODELS)
+    model = diffusion_model(graph, "wan2.1_t2v_1.3B_fp16.safetensors", 8.0)
+    # With every step computed AdaCache changes nothing, and the inspector can measure.
+    every = {"preset": "target", "preset.target_speedup": 1.0}
+    caches = {
+        f"{steps} steps": cached(graph, model, title=f"{steps} steps, all computed", **every),
+        f"{steps // 2} of {4 * steps}": cached(graph, model, title=f"{steps // 2} of {4 * steps}", finer="4"),
+    }
+    conditions, vae, latent, seed = _inputs(graph, FOX)
+    graph.column(f"3. {4 * steps} steps: what both are measured by", 400, SAMPLING)
+    title = f"{4 * steps} steps"
+    best = sampler(graph, model, conditions, latent, title=title, steps=4 * steps, cfg=CFG, seed=seed)
+    latents = []
+    for number, (title, cache) in enumerate(caches.items(), 4):
+        graph.column(f"{number}. {title}", 480, SAMPLING)
+        made = sampler(graph, cache["MODEL"], conditions, latent, title=title, steps=steps, cfg=CFG, seed=seed)
+        latents.append(inspect(graph, made, cache, reference=best))
+    graph.column("6. Side by side", 560, OUTPUT)
+    frames = [decode(graph, made, vae) for made in (latents[0], best, latents[1])]
+    joined = {"direction": "right", "spacing_width": 8}
+    pair = graph.add("ImageStitch", title="Left, middle", image1=frames[0], image2=frames[1], **joined)["IMAGE"]
+    title = f"{' | '.join((f'{steps}', f'{4 * steps}', f'{steps // 2} of {4 * steps}'))} steps"
+    three = graph.add("ImageStitch", title=title, image1=pair, image2=frames[2], **joined)["IMAGE"]
+    save(graph, recipe.slug, three, SIZE.fps)
+
+
 def drafts(graph: Graph, recipe: Recipe) -> None:
     """Eight videos with preset fast, one after the other, and one of them again with every step computed."""
     graph.column("1. Model, with AdaCache", 360, MODELS)

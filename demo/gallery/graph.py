@@ -123,7 +123,7 @@ class Graph:
         if title:
             body["title"] = title
         node = self._place(kind, {**body, **(PACK_COLOR if ours else {})})
-        names = [name for name, _ in widgets_of(schema)]
+        names = [name for name, _ in widgets_of(schema, values)]
         unknown = values.keys() - set(names) - {name for name, _, _ in sockets_of(schema)}
         if unknown:
             raise KeyError(f"{kind} has no input {', '.join(sorted(unknown))}.")
@@ -158,7 +158,7 @@ class Graph:
 
     def _inputs(self, node: Node, schema: Json, values: Json) -> list[Json]:
         """Sockets first, then what has a widget: the order of the front end."""
-        widget_names = {name for name, _ in widgets_of(schema)}
+        widget_names = {name for name, _ in widgets_of(schema, values)}
         inputs = []
         for name, kind, optional in sorted(sockets_of(schema), key=lambda socket: socket[0] in widget_names):
             slot: Json = {"name": name, "type": _type(kind), "link": None}
@@ -222,7 +222,7 @@ def _widget_values(schema: Json, values: Json) -> list[Any]:
     """In the order of the widgets; a seed stays as it is, so that two runs can be compared."""
     written = [
         "fixed" if name is None else default if isinstance(values.get(name), Output) else values.get(name, default)
-        for name, default in widgets_of(schema)
+        for name, default in widgets_of(schema, values)
     ]
     uploads = any(
         isinstance(options, dict) and (options.get("image_upload") or options.get("video_upload"))

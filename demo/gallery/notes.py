@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from adacache_core import SPEEDUPS, Steps, plan
+from adacache_core import SPEEDUPS, Steps, computes_of, plan
 from demo.gallery.parts import Recipe
 from demo.workflow import Json
 
@@ -73,7 +73,7 @@ def planned_parts(preset: str, steps: Sequence[int], shift: float = 1.0) -> Iter
 def planned(preset: str, times: Sequence[float], end: float = 0.0, share: float = 1.0) -> tuple[int, ...]:
     """The steps that a preset computes at these flow times, with a sampler that calls the model once a step."""
     steps = Steps((*times, end), lambda time: (1 - time, time), share)
-    reasons = plan(steps.times, steps.falls, round(len(times) / SPEEDUPS[preset]), share=share)
+    reasons = plan(steps.times, steps.falls, computes_of(preset, len(times), share), share=share)
     return tuple(step for step, reason in enumerate(reasons) if reason is not None)
 
 

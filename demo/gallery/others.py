@@ -33,14 +33,14 @@ PICTURE = (
 )
 
 
-def minimax_h3(from_image: bool) -> Build:
+def minimax_h3(from_image: bool, **settings: str) -> Build:
     """ComfyUI's own settings: no guidance, so a step asks the model once."""
 
     def build(graph: Graph, recipe: Recipe) -> None:
         size = Size(864, 480, 124, 24)
         graph.column("1. Model, with AdaCache", 400, MODELS)
         model = diffusion_model(graph, "minimax_h3_fl2va_pruned_int8_convrot.safetensors")
-        cache = cached(graph, model)
+        cache = cached(graph, model, **settings)
         clip = load(graph, "CLIPLoader", clip_name="qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors", type="minimax")[
             "CLIP"
         ]

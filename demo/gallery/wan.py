@@ -36,10 +36,12 @@ RUNNER = (
 ALIVE = "The picture comes alive: a gentle wind moves hair, leaves and cloth, and the camera slowly moves closer."
 
 
-def wan_t2v(model: str, shift: float, cfg: float, size: Size) -> Build:
+def wan_t2v(model: str, shift: float, cfg: float, size: Size, **settings: str) -> Build:
+    """Text to video with Wan 2.1; with AdaCache's settings, where they are not the default ones."""
+
     def build(graph: Graph, recipe: Recipe) -> None:
         graph.column("1. Model, with AdaCache", 360, MODELS)
-        cache = cached(graph, diffusion_model(graph, model, shift))
+        cache = cached(graph, diffusion_model(graph, model, shift), **settings)
         clip, vae = wan_text(graph)
         graph.column("2. Prompt and size", 420, INPUT)
         conditions = prompts(graph, clip, FOX)
