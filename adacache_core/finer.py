@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from .forecast import variable
 
-_HALVINGS = 50
+_HALVINGS = 24  # of what lies between two levels: to a ten-millionth of it
 
 
 def refine(sigmas: Sequence[float], factor: int, time: Callable[[float], float]) -> tuple[float, ...]:

@@ -32,15 +32,17 @@ from .diffusers_runner import DiffusersRunner
 from .quality import Frames, compare
 from .records import Record, Records, rows
 from .settings import (
+    BEST_FEWER,
     EXPERTS,
+    GUIDED,
     MAIN,
     TWENTY_FIVE,
-    TWO_EXPERTS,
     UNCACHED,
     Sampling,
     Setting,
     comfyui_settings,
     diffusers_settings,
+    finer_settings,
     headline_settings,
     main_settings,
     schedule_settings,
@@ -71,7 +73,7 @@ SAMPLINGS = (
     Sampling(cfg=6.0),
 )
 # What makes a line of its own in the plot; the other parts of a setting are what a line goes along.
-VARIANTS = ("hold", "forecast", "order 1", "order 2", "lite", "TaylorSeer", "bf16")
+VARIANTS = ("hold", "forecast", "order 1", "order 2", "lite", "TaylorSeer", BEST_FEWER)
 TRUTH_STEPS, TRUTH_SAMPLER = 200, "dpmpp_2m"  # 45 dB from 800 steps of Euler, 200 of which are at 36 to 41
 # One video decodes in as long as it takes to sample, more at once in a third of that each (on a CPU).
 DECODED_AT_ONCE = 5
@@ -129,8 +131,8 @@ def measure(
 
 
 def truth(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, sampling: Sampling) -> Frames | None:
-    """The converged video, at the main settings; None elsewhere, since it takes as long as ten others."""
-    if sampling not in MAIN:
+    """The converged video, where people sample most; None elsewhere, since it takes as long as ten others."""
+    if sampling not in (*MAIN, GUIDED):
         return None
     return _converged(runner, scene, seed, replace(sampling, steps=TRUTH_STEPS, sampler=TRUTH_SAMPLER))
 
@@ -166,7 +168,7 @@ def table(found: list[Record]) -> str:
 def line_of(row: Record) -> str | None:
     """The plot's line that a row belongs to; None for parts of the pack alone, which the tables show."""
     method, setting = row["method"], row["setting"]
-    if method == "token refresh":
+    if method in ("token refresh", "uncached", "solver", "adacache sampler") or "finer" in setting:
         return None
     if method == "adacache":
         if setting.startswith("paper-"):
@@ -176,29 +178,48 @@ def line_of(row: Record) -> str | None:
 
 
 def plot(found: list[Record], folder: Path) -> None:
-    """Mean PSNR against speedup, a line for every method and a picture for every runner, at the default sampling."""
+    """Mean PSNR against speedup, a line for every method: a picture for every runner, of what most people sample."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    paired = pyplot.get_cmap("tab20").colors  # a dark and a light one in turn
-    runners: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for r in found:
-        line = line_of(r)
-        if line and r["model"] == MODELS[0] and readme.sampling_of(r) == Sampling():
-            runners[r["runner"]][line].append(r)
-    for runner, methods in runners.items():
-        figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
-        axes.set_prop_cycle(color=paired[::2] + paired[1::2])
-        for method, points in sorted(methods.items()):
-            points.sort(key=lambda r: r["speedup"])
-            style = "-" if method == "adacache" else "--"
-            axes.plot([r["speedup"] for r in points], [r["psnr_mean"] for r in points], style, marker="o", label=method)
-        axes.set(xlabel="wall-clock speedup", ylabel="mean PSNR of the video, dB", title=f"{runner}: {Sampling()}")
-        axes.grid(alpha=0.3)
-        figure.legend(loc="outside right upper")
-        figure.savefig(folder / f"{runner}.png", dpi=120)
+    for runner in RUNNERS:
+        panels: dict[Sampling, dict[str, list[Record]]] = {}
+        for sampling in (*MAIN, Sampling()):
+            lines: dict[str, list[Record]] = defaultdict(list)
+            for r in found:
+                if (r["runner"], r["model"], readme.sampling_of(r)) == (runner, MODELS[0], sampling) and line_of(r):
+                    lines[str(line_of(r))].append(r)
+            if lines:
+                panels[sampling] = lines
+        if not panels:
+            continue
+        names = sorted({name for lines in panels.values() for name in lines})
+        colors = dict(zip(names, pyplot.get_cmap("tab10").colors * 3, strict=False))
+        size = (4.6 * len(panels) + 2.2, 3.8)
+        figure, row = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
+        for axes, (sampling, lines) in zip(row[0], panels.items(), strict=True):
+            for name, points in sorted(lines.items()):
+                points.sort(key=lambda r: r["speedup"])
+                ours = name == "adacache"
+                axes.plot(
+                    [r["speedup"] for r in points],
+                    [r["psnr_mean"] for r in points],
+                    "-" if ours else "--",
+                    marker="o",
+                    linewidth=3 if ours else 1.5,
+                    color=colors[name],
+                    label=name,
+                )
+            axes.set(xlabel="times faster, by the clock", title=str(sampling))
+            axes.grid(alpha=0.3)
+        row[0][0].set_ylabel("PSNR to the uncached video, dB")
+        handles = {
+            label: handle for axes in row[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc="outside right upper")
+        figure.savefig(folder / f"{runner}.png", dpi=100)
         pyplot.close(figure)
 
 
@@ -227,10 +248,11 @@ def plans(runner: str, model: str, short: bool, only_main: bool) -> Iterator[tup
         yield Sampling(), list(diffusers_settings(Sampling(), short=short))
         return
     if model == EXPERTS:
-        yield TWO_EXPERTS, list(main_settings(TWO_EXPERTS))
+        yield GUIDED, list(main_settings(GUIDED))
         return
     if not short:
         yield from ((sampling, list(main_settings(sampling))) for sampling in (*MAIN, TWENTY_FIVE))
+        yield from ((sampling, list(finer_settings(sampling))) for sampling in (MAIN[1], GUIDED))
     if only_main:
         return
     if model == MODELS[0]:

@@ -31,8 +31,8 @@ class Sampling:
 
 # What most people run, see benchmarks/README.md; there the distance to the converged video is measured as well.
 MAIN = (Sampling(20, "res_multistep", 5.0, 1.0), Sampling(20, "euler", 5.0, 1.0))
-# And the next two of that list: guidance on two experts, and 25 steps.
-TWO_EXPERTS, TWENTY_FIVE = Sampling(20, "euler", 5.0, 3.5), Sampling(25, "euler", 5.0, 1.0)
+# And the next two of that list: guidance, on two experts, and 25 steps.
+GUIDED, TWENTY_FIVE = Sampling(20, "euler", 5.0, 3.5), Sampling(25, "euler", 5.0, 1.0)
 EXPERTS = "adacache_experts"  # the name of that pair of models
 
 

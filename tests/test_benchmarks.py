@@ -23,9 +23,9 @@ from benchmarks.quality import EQUAL_DB, compare
 from benchmarks.records import Records, row
 from benchmarks.settings import (
     EXPERTS,
+    GUIDED,
     MAIN,
     SUBLAYERS,
-    TWO_EXPERTS,
     UNCACHED,
     Sampling,
     comfyui_settings,
@@ -75,7 +75,7 @@ def test_settings_are_told_apart_by_their_labels():
     assert len({(row.method, row.label) for row in rows}) == len(rows)
     peers = {"easycache", "lazycache", "fixed", "fewer"}
     assert {row.method for row in rows} == {"adacache", *peers}
-    for sampling in (*MAIN, TWO_EXPERTS):
+    for sampling in (*MAIN, GUIDED):
         rows = list(main_settings(sampling))
         assert len({(row.method, row.label) for row in rows}) == len(rows)
         assert {row.method for row in rows} == {"uncached", "adacache", *peers} - {"fixed"}

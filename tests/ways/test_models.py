@@ -53,6 +53,30 @@ def test_video_models(pack, name):
     check(tiny_models.load(name), lambda model: tiny_models.sample(model, row, 12), VIDEO[name])
 
 
+def test_modality_guidance(pack):
+    """Sound and picture without each other, once more an evaluation, and away from that by a scale for each."""
+    import comfy.samplers
+    import comfy.utils
+    from comfy.model_patcher import create_model_options_clone
+
+    row, model = tiny_models.family("LTXAV"), tiny_models.load("LTXAV").clone()
+    shapes = [list(shape) for shape in row.latents]
+    scales = comfy.utils.pack_latents(
+        [torch.full(shape, scale) for shape, scale in zip(shapes, (2.0, 0.5), strict=True)]
+    )[0]
+
+    def post(args):
+        options = create_model_options_clone(args["model_options"])
+        options["transformer_options"] |= {"a2v_cross_attn": False, "v2a_cross_attn": False}
+        asked = args["model"], [args["cond"]], args["input"], args["sigma"], options
+        (alone,) = comfy.samplers.calc_cond_batch(*asked)
+        assert not torch.equal(alone, args["cond_denoised"])
+        return args["denoised"] + scales * (args["cond_denoised"] - alone)
+
+    model.set_model_sampler_post_cfg_function(post)
+    check(model, lambda model: tiny_models.sample(model, row, 12), 16)
+
+
 def check(model, graph, floor):
     compared = compare(model, graph)
     every, _ = bind_every_step(model)
