@@ -20,8 +20,9 @@ from .forecast import Computed, error_shape, precise, predict, remember, variabl
 from .plan import plan
 from .steps import Steps, flow_time
 
-# Levels that an evaluation may be placed on, for each of them; and the most from one to the next.
-_CHOICE, _FARTHEST = 8, 32
+# Levels that an evaluation may be placed on, for each of them; the most from one to the next; and the flow time of the
+# last one, over their number: nearer to the end there is little new to learn. Fitted.
+_CHOICE, _FARTHEST, _LAST = 8, 32, 0.8
 # How much of a correction the prediction takes over, for a state scaled as a flow model's. Fitted: 1 to 1.5 is alike.
 _FOLLOWS = 1.0
 _NODES = tuple(zip(*(values.tolist() for values in np.polynomial.legendre.leggauss(64)), strict=True))
@@ -36,7 +37,10 @@ def place(steps: Steps, evaluations: int) -> tuple[float, ...]:
         evaluations: 3 or more.
     """
     factor = -(-_CHOICE * evaluations // len(steps))
-    grid = Steps(refine(steps.sigmas, factor, steps.time), steps.scales)
+    fine = refine(steps.sigmas, factor, steps.time)
+    soon = [sigma for sigma in fine[:-1] if steps.time(sigma) >= _LAST / evaluations]
+    ends = steps.time(fine[-1]) < _LAST / evaluations and len(soon) >= evaluations
+    grid = Steps((*soon, fine[-1]) if ends else fine, steps.scales)
     reasons = plan(grid.times, grid.falls, evaluations, longest=_FARTHEST)
     return tuple(sigma for sigma, why in zip(grid.sigmas, reasons, strict=False) if why) + grid.sigmas[-1:]
 

@@ -113,9 +113,9 @@ class ExpertsRunner(ComfyUIRunner):
     """
 
     def __init__(self, weights: tuple[Path, Path], vae: Path) -> None:
+        super().__init__(weights[0], vae)
         import comfy.sd
 
-        super().__init__(weights[0], vae)
         self.model = EXPERTS
         self._second = comfy.sd.load_diffusion_model(str(weights[1]))
 

@@ -4,7 +4,8 @@
 
 Another family than the demo model, two streams that are joined and no cross-attention, with other weights from the
 start on. It shares the VAE, refolded to the scale of HunyuanVideo's latents. No constant of the pack is ever fitted to
-it, which is why the benchmarks have it.
+it, which is why the benchmarks have it. The weights in weights/ took 1,416 steps on 800 clips, 95 minutes of a busy
+core, seed 0.
 """
 
 from __future__ import annotations

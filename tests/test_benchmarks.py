@@ -182,6 +182,29 @@ def test_calls_by_hand():
 
 @pytest.mark.long
 @pytest.mark.usefixtures("comfy_imports")
+def test_the_model_that_nothing_is_tuned_to(demo_weights):
+    """HunyuanVideo's classes by ComfyUI's own loader, a VAE of that scale, and a plan that is worth more than steps."""
+    from benchmarks.comfyui_runner import ComfyUIRunner
+
+    names = ("adacache_hunyuan_dit", "adacache_hunyuan_vae", "adacache_demo_vae")
+    weights, vae, wan_vae = (demo_weights / f"{name}.safetensors" for name in names)
+    runner = ComfyUIRunner(weights, vae)
+    assert type(runner._model.model).__name__ == "HunyuanVideo"
+    (scene, seed), sampling = scenes.development(1)[0], Sampling(20, "euler", 5.0, 1.0)
+    settings = (UNCACHED, setting("adacache", "balanced", preset="balanced"), setting("fewer", "10", computes=10))
+    whole, ours, fewer = (runner.sample(scene, seed, sampling, setting) for setting in settings)
+    assert (whole.computed_steps, ours.computed_steps, fewer.computed_steps) == (20, 10, 10)
+    errors = [versions.decibels(made.latent, whole.latent)["signal_to_error"] for made in (ours, fewer)]
+    assert errors[0] > errors[1] + 3
+    # The same picture from the same latent, as either family scales it.
+    wan = ComfyUIRunner(demo_weights / "adacache_demo_dit.safetensors", wan_vae)
+    standard = runner._model.model.latent_format.process_in(whole.latent)
+    other = wan.decode(wan._model.model.latent_format.process_out(standard)).astype(int)
+    assert abs(runner.decode(whole.latent).astype(int) - other).max() <= 2
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("comfy_imports")
 def test_two_experts_are_as_one_where_they_are_the_same(demo_weights):
     from benchmarks.comfyui_runner import ComfyUIRunner, ExpertsRunner
 

@@ -160,6 +160,15 @@ class TestPlace:
         assert levels[-1] == 0
         assert list(levels) == sorted(set(levels), reverse=True)
 
+    def test_the_last_one_is_not_where_nothing_is_left_to_decide(self):
+        """At flow time 0.8 over the evaluations or a little before; where a schedule ends sooner, at its end."""
+        for evaluations in (6, 10, 20):
+            last = place(flow(20), evaluations)[-2]
+            assert 0.8 / evaluations <= last < 2 / evaluations
+        part = Steps(flow(20).sigmas[:9], flow(20).scales)
+        assert place(part, 8)[-1] == part.sigmas[-1]
+        assert place(part, 8)[-2] < place(part, 8)[-3] and len(place(part, 8)) == 9
+
 
 def test_the_speedup_of_finer_steps_is_against_the_schedules_own():
     """Eight steps for two of the schedule; four computes of 1 s, behind a first one that loads weights."""
