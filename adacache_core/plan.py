@@ -20,7 +20,7 @@ SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 # whose first and last calls compute anyway, ``_LEAST_OF_PART``.
 _LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
 _LEAST_OF_PART = 4
-# Where predictions bend: see ``curvature``. Fitted, as is by how much more a hold errs than that says.
+# Where predictions bend, and how many times more a hold errs than that says: see ``curvature``, ``drift``. Fitted.
 _BENT, _HELD = 0.2, 2.0
 # A forecast is not trusted over more calls in a row.
 MAXIMUM_GAP = 16
@@ -137,9 +137,8 @@ def _place(held: Tensor, errors: Tensor, computes: int, begun: Sequence[int]) ->
     else:
         for gap in range(1, min(gaps, total - 1) + 1):
             best[gap, gap - 1] = held[gap - 1]
-        begun = (0, 0)  # the second one is among those that ``best`` begins with
     came_from = []
-    for _ in range(computes - len(begun)):
+    for _ in range(computes - max(len(begun), 2)):  # the second one is among those that ``best`` begins with
         value, gap_before = (best[:, :, None] + errors).min(dim=1)
         best = torch.full_like(best, torch.inf)
         back = torch.zeros(total, gaps, dtype=torch.long)

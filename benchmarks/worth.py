@@ -44,7 +44,8 @@ def draw() -> None:
         ):
             face = color if filled else "none"
             shape = "o" if filled else "D"
-            axes.scatter([value], [place], 46, face, shape, edgecolors=color, label=None if place else label, zorder=2)
+            label = "" if place else label
+            axes.scatter([value], [place], 46, face, marker=shape, edgecolors=color, label=label, zorder=2)
         axes.plot([fewer["truth_psnr"], max(between, uncached["truth_psnr"])], [place] * 2, color="#D9DEE5", zorder=1)
     axes.set_yticks(range(len(found)), list(reversed(found)), fontsize=8)
     axes.set_ylim(-0.6, len(found) - 0.4)

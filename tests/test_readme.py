@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import tomllib
 from PIL import Image, ImageSequence
 
+from adacache_core import SPEEDUPS
 from demo.comfyui import REPOSITORY
 
 README = re.sub("<!--.*?-->", "", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
@@ -106,13 +108,20 @@ def test_links_lead_somewhere(page):
     assert not [target for target in targets if "://" not in target and not (page.parent / target).exists()]
 
 
+MODELS = {"": "demo", ", two experts": "experts", ", another family": "hunyuan"}
+
+
 def test_its_numbers_are_those_of_the_results():
-    """A row of the README is a row of the measurement: the sampler, the steps, what was computed, and three numbers."""
-    measured = (
-        (REPOSITORY / "benchmarks" / "results" / "redesign.md").read_text(encoding="utf-8").partition("## Narrow")[0]
-    )
-    shown = re.findall(r"^\| (\d+) steps, (\w+), cfg (\d) \| (\d+) \| (.*) \| (.*) \|$", README, re.MULTILINE)
-    assert len(shown) == 4
-    for steps, sampler, cfg, computed, ours, fewer in shown:
-        row = rf"^\| {sampler}, {computed} of {steps}, cfg {cfg}, .*\| {re.escape(ours)} \|.*\| {re.escape(fewer)} \|$"
-        assert re.search(row, measured, re.MULTILINE), row
+    """A row of it is three of the measurement, mean and worst tenth: AdaCache, fewer steps, LazyCache."""
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "latest.json").read_text(encoding="utf-8"))
+    measured = {(r["model"], r["steps"], r["sampler"], r["cfg"], r["method"], r["setting"]): r for r in results["rows"]}
+    row = r"^\| (\d+) steps, (\w+), cfg ([\d.]+)(, [a-z ]+)? \| (\w+) \| (\d+) \| (.*) \| (.*) \| (.*) \|$"
+    shown = re.findall(row, README, re.MULTILINE)
+    assert len(shown) >= 4
+    for steps, sampler, cfg, name, preset, computed, *cells in shown:
+        model = {"experts": "adacache_experts"}.get(MODELS[name], f"adacache_{MODELS[name]}_dit")
+        plain = round(int(steps) / SPEEDUPS[preset])
+        methods = ("adacache", preset), ("fewer", f"{plain} steps"), ("lazycache", "threshold 0.2")
+        found = [measured[(model, int(steps), sampler, float(cfg), *method)] for method in methods]
+        assert cells == [f"{r['psnr_mean']:.1f} ({r['psnr_worst_decile']:.1f})" for r in found], (name, sampler, preset)
+        assert found[0]["set"] == "test" and found[0]["computed_steps"] == int(computed)

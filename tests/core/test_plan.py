@@ -129,6 +129,7 @@ def test_no_gap_is_longer_than_a_forecast_is_trusted():
     times, influences = flow(100, 3)
     chosen = computed(plan(times, influences, 3))
     assert max(b - a for a, b in itertools.pairwise(chosen)) <= 16
+    assert len(chosen) == 8, "the least that reach over 100 calls"
 
 
 def test_all_computes_asked_for_are_all_calls():
