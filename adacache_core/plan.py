@@ -20,6 +20,7 @@ SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 # whose first and last calls compute anyway, ``_LEAST_OF_PART``.
 _LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
 _LEAST_OF_PART = 4
+_WHOLE = 0.9  # share of a run that is no part of another
 # Where predictions bend, and how many times more a hold errs than that says: see ``curvature``, ``drift``. Fitted.
 _BENT, _HELD = 0.2, 2.0
 # A forecast is not trusted over more calls in a row.
@@ -96,7 +97,9 @@ def plan(
     reasons: list[str | None] = []
     for part in parts(times):
         count = round(computes * len(part) / total)
-        done = [call - part.start for call in begun if call in part]
+        done: Sequence[int] = [call - part.start for call in begun if call in part]
+        if not done and (part.start > 0 or share < _WHOLE):
+            done = range(min(2, len(part)))  # what is held strays at once where a run begins in the middle
         reasons += _plan_part([times[call] for call in part], [influences[call] for call in part], count, done, longest)
     return tuple(reasons)
 

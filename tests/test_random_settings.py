@@ -163,7 +163,9 @@ class WatchedPredictions:
 
 
 def line(history, level):
-    """The forecast of a flow model's prediction, worked out from the last two."""
+    """The forecast of a flow model's prediction, worked out from the last two; from one, itself."""
+    if len(history) == 1:
+        return history[0][1]
     (before, old), (last, new) = history
     here, start, end = (1 / (1.01 - time) + math.log(time + 0.02) for time in (level, before, last))
     return new + (new - old) * ((here - end) / (end - start))

@@ -29,7 +29,8 @@ NAMES = [recipe.name for recipe in RECIPES]
 IMAGES = {recipe.name for recipe in IMAGE_MODELS}
 COMPARISONS = ("Compare With and Without", "Compare MoReg")
 EIGHT = "Drafts Eight Seeds, One in Full"
-H3 = ("MiniMax H3 Text to Video", "MiniMax H3 Image to Video")
+FINER = "Compare Finer Steps"
+H3 = ("MiniMax H3 Text to Video", "MiniMax H3 Image to Video", "MiniMax H3 Text to Video, Finer Steps")
 
 FRAMES = dict.fromkeys(H3, 22)  # the next length that it can make
 # Numbers in a latent: channels x frames x rows x columns of 9 frames of 64 x 64, by each family's compression.
@@ -102,19 +103,23 @@ def test_it_runs_and_computes_what_its_note_says(gallery, name):
     runs = [one for report in found for one in report["runs"]]
     assert len(runs) == len(recipe.steps) * recipe.runs
     planned = [len(part) for part in planned_parts("balanced", recipe.steps)] * recipe.runs
-    for one, steps, computes in zip(runs, recipe.steps * recipe.runs, planned, strict=True):
+    totals = [steps * (4 if name.endswith("Finer Steps") else 1) for steps in recipe.steps * recipe.runs]
+    if name == FINER:
+        totals[0] = planned[0] = recipe.steps[0]  # all of them, so that the inspector can measure
+    for one, steps, computes in zip(runs, totals, planned, strict=True):
         computed = [step["step"] for step in one["steps"] if step["kind"] == "computed"]
         conditions = 1 if name in WITHOUT_GUIDANCE else 2
         assert (one["total_steps"], one["conditions"], one["finished"]) == (steps, conditions, True)
         # The last two predictions of both conditions and of what guidance made of them, and one corrected, in float32.
-        assert one["cache_bytes"] == (3 if conditions == 1 else 7) * 4 * LATENT[name]
+        corrected = steps > computes
+        assert one["cache_bytes"] == ((2 if conditions == 1 else 6) + corrected) * 4 * LATENT[name]
         if one["settings"]["moreg"] is None:
             assert len(computed) == computes
-        assert computed[:2] == [0, 1] and computed[-1] == steps - 1
-    assert f"- *balanced* computes {sum(planned) // recipe.runs}," in note(name)
+        assert computed[0] == 0 and computed[-1] == steps - 1
+    assert f"- *balanced* computes {planned[-1] if name == FINER else sum(planned) // recipe.runs}," in note(name)
     frames, *card = saved(gallery, run)
     assert [picture.shape[2] for picture in card] == ([1024] if name == COMPARISONS[0] else [])
-    width = 2 * 64 + 8 if name in COMPARISONS else 64
+    width = 2 * 64 + 8 if name in COMPARISONS else 3 * 64 + 2 * 8 if name == FINER else 64
     assert frames.shape == (1 if name in IMAGES else FRAMES.get(name, 9), 64, width, 3)
 
 

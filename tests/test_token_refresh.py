@@ -22,7 +22,7 @@ from demo.workflow import to_prompt
 
 WORKFLOW = REPOSITORY / "workflows" / "AdaCache Demo Token Refresh.json"
 STEPS = 10
-COMPUTED = 5  # that "balanced" computes of ten
+COMPUTED = 6  # that "balanced" computes of ten
 RATIO = 0.25
 SUPPORTED = (
     "WAN21_T2V",
@@ -385,10 +385,10 @@ def test_report_and_chart_show_partial_steps_as_such(wan: Any) -> None:
         return report, float((draw_chart(report) - color).abs().amax(-1).lt(0.01).float().mean())
 
     report, colored = shown()
-    assert (report["computed_steps"], report["partial_steps"], report["skipped_steps"]) == (COMPUTED, 5, 0)
+    assert (report["computed_steps"], report["partial_steps"], report["skipped_steps"]) == (COMPUTED, 4, 0)
     keys = [entry["key"] for entry in report["explanation"]]
     assert "refreshed" in keys and "each_partial" in keys
-    assert "made partial steps of all 5 steps that would have been skipped" in report["summary"]
+    assert "made partial steps of all 4 steps that would have been skipped" in report["summary"]
     assert "a partial one" in report["summary"]
     assert colored > 0.005
     complete, none = shown(ratio=1.0)
@@ -436,4 +436,4 @@ def test_a_compiled_model_makes_the_same_partial_steps(wan: Any) -> None:
     set_torch_compile_wrapper(compiled, "eager", options={"guard_filter_fn": skip_torch_compile_dict})
     assert torch.allclose(sample(compiled, WAN, STEPS), expected, rtol=0, atol=1e-4 * expected.abs().max())
     torch._dynamo.reset()
-    assert [run.statistics.count("partial") for run in log.of_prompt(None)] == [5, 5]
+    assert [run.statistics.count("partial") for run in log.of_prompt(None)] == [4, 4]

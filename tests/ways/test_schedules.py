@@ -166,7 +166,7 @@ class TestParts:
         compared = compare(wan, lambda model: sample(model, denoise=0.5))
         run = compared.run
         assert [record.sigma for record in run.steps] == pytest.approx(sigmas(wan, 20).tolist()[10:-1])
-        assert run.count("computed") == planned(10)
+        assert run.count("computed") == 5
 
     def test_ksampler_advanced_plans_each_pass_for_itself(self, wan):
         plain = two_passes(wan, wan)["samples"]
