@@ -271,7 +271,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, help=f"prompts and seeds, default {SCENES}, short {SHORT_SCENES}")
     parser.add_argument("--runner", choices=RUNNERS, action="append", help="default: both")
     parser.add_argument("--model", choices=MODELS, action="append", help="default: all, short the first")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the models are")
     parser.add_argument("--set", choices=tuple(scenes.SETS), default="test", help="dev: what constants are fitted on")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "output" / "bench", help="finished samples")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -284,7 +283,7 @@ def main() -> None:
     records = Records(options.work / "samples.jsonl")
     videos = scenes.SETS[options.set](options.scenes or (SHORT_SCENES if options.short else SCENES))
     for model in options.model or (MODELS[:1] if options.short else MODELS):
-        vae, weights = (options.weights / f"{name}.safetensors" for name in (VAES[model], model))
+        vae, weights = (WEIGHTS / f"{name}.safetensors" for name in (VAES[model], model))
         if model == EXPERTS:
             comfyui: ComfyUIRunner = ExpertsRunner(tuple(weights.with_stem(name) for name in MODELS[:2]), vae)
         else:

@@ -106,8 +106,7 @@ class Pool:
     def __init__(self, latents: list[Tensor], scenes: list[Scene]) -> None:
         self.latents, self.scenes = latents, scenes
         train.worker_vae = train.build_vae().eval()
-        weights = load_file(train.HERE / "weights" / "adacache_demo_vae.safetensors")
-        train.worker_vae.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        train.worker_vae.load_state_dict(demo_vae())
 
     def grow(self) -> None:
         if len(self.latents) < CLIPS:
@@ -116,10 +115,15 @@ class Pool:
             self.latents.append(torch.from_numpy(latent))
 
 
+def demo_vae() -> dict[str, Tensor]:
+    """Weights of the demo model's VAE."""
+    weights = load_file(train.HERE / "weights" / "adacache_demo_vae.safetensors")
+    return {name: weight.float() for name, weight in weights.items()}
+
+
 def refold(scale: float) -> dict[str, Tensor]:
     """The demo model's VAE with latents that are standard normal after ``scale``, as its family expects them."""
-    vae = load_file(train.HERE / "weights" / "adacache_demo_vae.safetensors")
-    vae = {name: weight.float() for name, weight in vae.items()}
+    vae = demo_vae()
     wan = comfy.latent_formats.Wan21()
     mean, std = wan.latents_mean.flatten(), wan.latents_std.flatten()
     factor = 1 / (std * scale)

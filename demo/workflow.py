@@ -125,7 +125,7 @@ def widgets_of(definition: Json, chosen: Json | None = None) -> list[tuple[str |
 
     What a dynamic combo brings is of the first of its choices, unless ``chosen`` names another by the combo's name.
     """
-    return [(widget.name, widget.default) for widget in _widgets(definition["input"], [], chosen or {})]
+    return [(widget.name, widget.default) for widget in _widgets(definition["input"], [], chosen)]
 
 
 def _widgets(

@@ -87,7 +87,7 @@ def finer(graph: Graph, recipe: Recipe) -> None:
     frames = [decode(graph, made, vae) for made in (latents[0], best, latents[1])]
     joined = {"direction": "right", "spacing_width": 8}
     pair = graph.add("ImageStitch", title="Left, middle", image1=frames[0], image2=frames[1], **joined)["IMAGE"]
-    title = f"{' | '.join((f'{steps}', f'{4 * steps}', f'{steps // 2} of {4 * steps}'))} steps"
+    title = f"{steps} | {4 * steps} | {steps // 2} of {4 * steps} steps"
     three = graph.add("ImageStitch", title=title, image1=pair, image2=frames[2], **joined)["IMAGE"]
     save(graph, recipe.slug, three, SIZE.fps)
 
