@@ -6,27 +6,29 @@ there may be more of them than the user asked for: the result then comes close t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 from .forecast import variable
+from .steps import Steps
 
 _HALVINGS = 24  # of what lies between two levels: to a ten-millionth of it
 
 
-def refine(sigmas: Sequence[float], factor: int, time: Callable[[float], float]) -> tuple[float, ...]:
-    """The schedule with ``factor`` steps for each of its own, of even length in the variable of the forecast.
+def refine(steps: Steps, factor: int) -> Steps:
+    """The schedule with ``factor`` steps, 1 or more, for each of its own, of even length in the forecast's variable.
 
-    Args:
-        sigmas: noise levels in the order in which they are sampled, in any direction; all of them stay.
-        factor: 1 or more.
-        time: flow time of a sigma, rising with it.
+    Its own levels stay, in any direction; a part of a run stays the part that it is.
     """
-    levels = [sigmas[0]]
-    for start, end in pairwise(sigmas):
-        levels += [_between(start, end, part / factor, time) for part in range(1, factor)]
+    whole = steps.whole.sigmas
+    levels = [whole[0]]
+    for start, end in pairwise(whole):
+        levels += [_between(start, end, part / factor, steps.time) for part in range(1, factor)]
         levels.append(end)
-    return tuple(levels)
+    first, last = factor * len(steps.before), factor * (len(steps.before) + len(steps))
+    before, own, after = levels[:first], levels[first : last + 1], levels[last + 1 :]
+    return replace(steps, sigmas=tuple(own), before=tuple(before), after=tuple(after))
 
 
 def _between(start: float, end: float, part: float, time: Callable[[float], float]) -> float:

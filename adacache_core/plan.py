@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from .forecast import variable
+from .steps import Steps
 
 # Ratio of all calls to computed ones.
 SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 # What they compute at least, however short the run: fewer are far from the result. Of a part of a run (two experts),
-# whose first and last calls compute anyway, ``_LEAST_OF_PART``.
+# whose first call computes anyway, ``_LEAST_OF_PART``.
 _LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
 _LEAST_OF_PART = 4
-_WHOLE = 0.9  # share of a run that is no part of another
 # Where predictions bend, and how many times more a hold errs than that says: see ``curvature``, ``drift``. Fitted.
 _BENT, _HELD = 0.2, 2.0
 # A forecast is not trusted over more calls in a row.
@@ -32,14 +32,24 @@ LEAST = 3
 FEWEST_CALLS = 8
 # A part of a longer run (two experts, SplitSigmas) may be as short as this, if the whole has twice ``FEWEST_CALLS``.
 FEWEST_OF_PART = 5
-# What the last compute is made of goes into the result as it is.
-LAST = 2.0
+# What the last compute is made of goes into the result as it is, and what is handed on nothing has made good for.
+LAST, HANDED_ON = 2.0, 4.0
 
 
-def computes_of(preset: str, calls: int, share: float = 1.0) -> int:
-    """How many calls of the model a preset of ``SPEEDUPS`` computes; ``share`` as of ``plan``."""
-    least = max(round(_LEAST_OF[preset] * share), _LEAST_OF_PART)
-    return min(max(round(calls / SPEEDUPS[preset]), least), calls)
+def computes_of(preset: str, calls: int, steps: Steps | None = None) -> int:
+    """How many calls of the model a preset of ``SPEEDUPS`` computes; in a part of a run, as many as the whole would.
+
+    Args:
+        preset: its name.
+        calls: how many there are in all.
+        steps: their schedule, where it may be a part.
+    """
+    if steps is None or not (steps.before or steps.after):
+        return min(max(round(calls / SPEEDUPS[preset]), _LEAST_OF[preset]), calls)
+    whole = steps.whole
+    reasons = plan(whole.times, whole.falls, computes_of(preset, len(whole)))[len(steps.before) :][: len(steps)]
+    here = sum(reason is not None for reason in reasons) / len(steps)
+    return min(max(round(calls * here), _LEAST_OF_PART), calls)
 
 
 def curvature(time: float) -> float:
@@ -69,6 +79,7 @@ def plan(
     computes: int,
     begun: Sequence[int] = (),
     share: float = 1.0,
+    handed_on: float | None = None,
     longest: int = MAXIMUM_GAP,
 ) -> tuple[str | None, ...]:
     """Why each call of the model computes, ``None`` where it is skipped.
@@ -88,6 +99,8 @@ def plan(
         computes: how many calls compute in all; at least ``LEAST`` of each part do.
         begun: calls that have computed, where a plan is changed in the middle: all up to the last of them stays.
         share: which part of a whole run this is, 0 to 1.
+        handed_on: flow time at which others go on with the run: the first call of theirs is one more that computes, and
+            none of these has to be the last that does.
         longest: most calls from one compute to the next.
     """
     total = len(times)
@@ -97,10 +110,11 @@ def plan(
     reasons: list[str | None] = []
     for part in parts(times):
         count = round(computes * len(part) / total)
-        done: Sequence[int] = [call - part.start for call in begun if call in part]
-        if not done and (part.start > 0 or share < _WHOLE):
-            done = range(min(2, len(part)))  # what is held strays at once where a run begins in the middle
-        reasons += _plan_part([times[call] for call in part], [influences[call] for call in part], count, done, longest)
+        done = [call - part.start for call in begun if call in part]
+        end = handed_on if part.stop == total else None
+        reasons += _plan_part(
+            [times[call] for call in part], [influences[call] for call in part], count, done, longest, end
+        )
     return tuple(reasons)
 
 
@@ -116,14 +130,22 @@ def parts(times: Sequence[float]) -> list[range]:
 
 
 def _plan_part(
-    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int], longest: int
+    times: Sequence[float],
+    influences: Sequence[float],
+    computes: int,
+    begun: Sequence[int],
+    longest: int,
+    handed_on: float | None,
 ) -> list[str | None]:
     total = len(times)
-    held, errors = _held_errors(times, influences, longest), _stretch_errors(times, influences, longest)
+    if handed_on is not None:
+        times, influences, computes = (*times, handed_on), (*influences, 0.0), computes + 1
+    held = _held_errors(times, influences, longest)
+    errors = _stretch_errors(times, influences, longest, LAST if handed_on is None else HANDED_ON)
     chosen = _place(held, errors, max(computes, LEAST, len(begun) + 1), begun or (0,))
     reasons: list[str | None] = ["plan" if call in chosen else None for call in range(total)]
     reasons[0] = "first"
-    if total > 1:
+    if total > 1 and handed_on is None:
         reasons[-1] = "last"
     return reasons
 
@@ -169,14 +191,17 @@ def _held_errors(times: Sequence[float], influences: Sequence[float], longest: i
     return (grown * summed) ** 2
 
 
-def _stretch_errors(times: Sequence[float], influences: Sequence[float], longest: int) -> Tensor:
-    """Error of computing b - g, then b, then b + h: float64 ``[calls b, gaps g, gaps h]`` (index gap - 1)."""
+def _stretch_errors(times: Sequence[float], influences: Sequence[float], longest: int, last: float) -> Tensor:
+    """Error of computing b - g, then b, then b + h: float64 ``[calls b, gaps g, gaps h]`` (index gap - 1).
+
+    That of the ``last`` stretch weighs so many times more.
+    """
     total, gaps = len(times), min(longest, len(times))
     u = torch.tensor([variable(time) for time in times], dtype=torch.float64)
     bend = torch.tensor([curvature(time) for time in times], dtype=torch.float64)
     weight = bend * torch.tensor(influences, dtype=torch.float64)
     grown = torch.tensor([amplification(time) for time in times], dtype=torch.float64)
-    grown[-1] *= LAST
+    grown[-1] *= last
     errors = torch.full((total, gaps, gaps), torch.inf, dtype=torch.float64)
     for b in range(1, total):
         reach = min(gaps, total - 1 - b)

@@ -23,8 +23,6 @@ from .steps import Steps, same_sigma
 # On how many calls after a compute a correction is judged.
 REACH = 4
 
-Planner = Callable[[Sequence[float], Sequence[float], int, Sequence[int], float], tuple[str | None, ...]]
-
 
 class PlannedRun:
     """Decides for every evaluation of the model by a sampler, and keeps what is needed for it.
@@ -46,7 +44,7 @@ class PlannedRun:
         corrects: whether computes make good for the error of the skips before them; needs a response.
         regulates: whether the number of computes follows what moves, see ``motion.py``.
         on_step: called after every finished step, e.g. to show progress.
-        planner: places the computes; None is ``plan``.
+        planner: places the computes, as ``plan`` does.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class PlannedRun:
         corrects: bool = True,
         regulates: bool = False,
         on_step: Callable[[RunStatistics], None] | None = None,
-        planner: Planner | None = None,
+        planner: Callable[..., tuple[str | None, ...]] = plan,
     ) -> None:
         self.statistics = statistics
         self._steps = steps
@@ -67,7 +65,7 @@ class PlannedRun:
         self._corrects = corrects
         self._regulates = regulates
         self._on_step = on_step
-        self._planner = planner or plan
+        self._planner = planner
         self._kept = Kept()
         self._guided: tuple[Computed, ...] = ()
         self._skipped: list[int] = []  # calls since the last compute
@@ -156,7 +154,8 @@ class PlannedRun:
             influences = self._response.influences(self._steps.scales)
         else:
             times, influences = self._steps.times, self._steps.falls
-        self._plan = self._planner(times, influences, self._computes, begun, self._steps.share)
+        part = self._steps.share, self._steps.handed_on
+        self._plan = self._planner(times, influences, self._computes, begun, *part)
         self._turns = {part.start for part in parts(times)} - {0}
         self.statistics.plan = self._plan
         self.statistics.total_steps = len(times)

@@ -37,7 +37,7 @@ def place(steps: Steps, evaluations: int) -> tuple[float, ...]:
         evaluations: 3 or more.
     """
     factor = -(-_CHOICE * evaluations // len(steps))
-    fine = refine(steps.sigmas, factor, steps.time)
+    fine = refine(steps, factor).sigmas
     soon = [sigma for sigma in fine[:-1] if steps.time(sigma) >= _LAST / evaluations]
     ends = steps.time(fine[-1]) < _LAST / evaluations and len(soon) >= evaluations
     grid = Steps((*soon, fine[-1]) if ends else fine, steps.scales)

@@ -32,7 +32,8 @@ class Steps:
         sigmas: noise levels in the order in which they are sampled; the last one ends the run and is no step. Mostly
             descending; restarts go back up, unsampling goes upwards only.
         scales: how much signal and how much noise the latent holds at a sigma.
-        share: which part of a whole run these steps are, 0 to 1.
+        before, after: levels of the run that these are a part of (two experts, KSampler Advanced, SplitSigmas), where
+            others sample; empty for a whole run.
 
     Attributes:
         times: flow time of every step.
@@ -40,7 +41,8 @@ class Steps:
 
     sigmas: tuple[float, ...]
     scales: Callable[[float], tuple[float, float]]
-    share: float = 1.0
+    before: tuple[float, ...] = ()
+    after: tuple[float, ...] = ()
     times: tuple[float, ...] = field(init=False)
     _ascending: tuple[float, ...] = field(init=False)
 
@@ -60,6 +62,21 @@ class Steps:
         """Share of its noise that each step takes, which is what an error of its prediction makes of Euler's state."""
         ends = [*self.times[1:], self.time(self.sigmas[-1])]
         return [abs(1 - after / time) for time, after in zip(self.times, ends, strict=True)]
+
+    @property
+    def whole(self) -> Steps:
+        """The steps of the run that these are a part of."""
+        return Steps((*self.before, *self.sigmas, *self.after), self.scales)
+
+    @property
+    def share(self) -> float:
+        """Which part of the whole run these steps are, 0 to 1."""
+        return len(self) / (len(self.before) + len(self) + len(self.after))
+
+    @property
+    def handed_on(self) -> float | None:
+        """Flow time at which others go on with the run; None where it ends."""
+        return self.time(self.sigmas[-1]) if self.after else None
 
     def of(self, sigma: float) -> int:
         """Zero-based step that a model call at this noise level belongs to: the last one that is not below it.

@@ -33,6 +33,7 @@ from .quality import Frames, compare
 from .records import Record, Records, rows
 from .settings import (
     BEST_FEWER,
+    CALIBRATORS,
     EXPERTS,
     GUIDED,
     MAIN,
@@ -73,7 +74,7 @@ SAMPLINGS = (
     Sampling(cfg=6.0),
 )
 # What makes a line of its own in the plot; the other parts of a setting are what a line goes along.
-VARIANTS = ("hold", "forecast", "order 1", "order 2", "lite", "TaylorSeer", BEST_FEWER)
+VARIANTS = ("order 0", "order 1", "order 2", "lite", *CALIBRATORS, BEST_FEWER)
 TRUTH_STEPS, TRUTH_SAMPLER = 200, "dpmpp_2m"  # 45 dB from 800 steps of Euler, 200 of which are at 36 to 41
 # One video decodes in as long as it takes to sample, more at once in a third of that each (on a CPU).
 DECODED_AT_ONCE = 5
@@ -245,7 +246,8 @@ def publish(records: list[Record], folder: Path) -> None:
 def plans(runner: str, model: str, short: bool, only_main: bool) -> Iterator[tuple[Sampling, list[Setting]]]:
     """What is sampled, most wanted first: what people run, peers at the default sampling, other ways of sampling."""
     if runner == "diffusers":
-        yield Sampling(), list(diffusers_settings(Sampling(), short=short))
+        for sampling in (Sampling(),) if short else (MAIN[1], Sampling()):
+            yield sampling, list(diffusers_settings(sampling, short=short))
         return
     if model == EXPERTS:
         yield GUIDED, list(main_settings(GUIDED))

@@ -259,6 +259,7 @@ def ours(
     from adacache.adacache_core import planned
     from adacache.adacache_core.paper.measure import MotionRegularization
     from adacache.adacache_core.tokens.choice import OPEN_SORA, RANDOM
+    from adacache.nodes import predictions
     from adacache.nodes.binding import bind
     from adacache.nodes.settings import Settings
 
@@ -277,7 +278,7 @@ def ours(
 
     with ExitStack() as patches:
         if method == "fixed":
-            patches.enter_context(patch.object(planned, "plan", evenly))
+            patches.enter_context(patch.object(predictions, "plan", evenly))
         if not repays:
             patches.enter_context(patch.object(planned, "correction", lambda *_: 0.0))
         yield patched, Facts(held)

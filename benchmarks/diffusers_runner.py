@@ -1,6 +1,6 @@
 """Samples the demo model through diffusers, with the caches of diffusers and cache-dit, and with ``adacache_core``.
 
-Both conditions go through the model as one batch, which is what FasterCache asks for and suits all of them.
+Both conditions of guidance go through the model as one batch, which FasterCache asks for and which suits all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adacache_core import PlannedRun, RunStatistics, Steps, ask, computes_of, following
+from adacache_core import PlannedRun, RunStatistics, Steps, ask, computes_of, following, plan
 from adacache_core.response import Model
 from demo.scenes import Scene
 
@@ -30,7 +30,6 @@ from .settings import Sampling, Setting
 
 # Of blocks 0 to Fn - 1; the default of 8 is made for models with some 40 blocks, a fifth of which is 2 of our 10.
 FIRST_BLOCKS = 2
-CONDITIONS = 2  # in one batch
 TOKENS = LATENT[2] * LATENT[3] // 2 * LATENT[4] // 2
 
 
@@ -87,7 +86,7 @@ class DiffusersRunner:
             latent = loop(scene, seed, facts)
             seconds = time.perf_counter() - started
         # Multiply-adds of the blocks' linear layers, in steps of which all blocks compute.
-        full = sum(layer.weight.numel() for layer in _linears(model)) * CONDITIONS * TOKENS
+        full = sum(layer.weight.numel() for layer in _linears(model)) * loop.conditions * TOKENS
         return Sampled(latent, seconds, sum(work) / full, facts.cache_bytes)
 
     def _calibrate_magcache(self, sampling: Sampling) -> list[float]:
@@ -109,7 +108,16 @@ class DiffusersRunner:
         if setting.method == "dbcache":
             import cache_dit
 
-            order = options.pop("order")
+            order = options.pop("order", 0)
+            calibrator = {
+                "taylorseer": cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order),
+                "foca": cache_dit.FoCaCalibratorConfig(),
+                "dmd": cache_dit.DMDCalibratorConfig(),
+                None: None,
+            }[options.pop("calibrator", None)]
+            if policy := options.pop("mask", None):
+                options["steps_computation_mask"] = cache_dit.steps_mask(mask_policy=policy, total_steps=sampling.steps)
+                options["steps_computation_policy"] = "static"
             cache_dit.enable_cache(
                 loop.model,
                 cache_config=cache_dit.DBCacheConfig(
@@ -119,7 +127,7 @@ class DiffusersRunner:
                     enable_separate_cfg=False,
                     **options,
                 ),
-                calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order) if order else None,
+                calibrator_config=calibrator,
             )
         else:
             from diffusers import hooks
@@ -130,6 +138,7 @@ class DiffusersRunner:
                 "magcache": hooks.MagCacheConfig,
                 "fastercache": hooks.FasterCacheConfig,
                 "pab": hooks.PyramidAttentionBroadcastConfig,
+                "seacache": hooks.SeaCacheConfig,
             }[setting.method]
             if setting.method == "magcache":
                 options |= {"num_inference_steps": sampling.steps, "mag_ratios": self._magnitudes[sampling]}
@@ -161,6 +170,7 @@ class _Loop:
         )
         self.scheduler.set_timesteps(sampling.steps)
         self.timestep = 0.0
+        self.conditions = 1 if sampling.cfg == 1 else 2
         self._start: Callable[[], PlannedRun] | None = None
 
     def attach(self, method: str, preset: str = "target", computes: int | None = None, repays: bool = True) -> Facts:
@@ -171,7 +181,7 @@ class _Loop:
         def start() -> PlannedRun:
             response = ask(self._alone, lambda sigma: following(*scales(sigma)), len(steps))
             count = computes or computes_of(preset, len(steps))
-            planner = evenly if method == "fixed" else None
+            planner = evenly if method == "fixed" else plan
             return PlannedRun(steps, count, statistics, response, repays, planner=planner)
 
         self._start = start
@@ -181,9 +191,10 @@ class _Loop:
         from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
 
         latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
-        prompt = embed_scene(asdict(scene))
-        # Attention to copies of one token is attention to that token.
-        text = torch.cat([embed_empty().expand_as(prompt), prompt])
+        text = embed_scene(asdict(scene))
+        if self.conditions == 2:
+            # Attention to copies of one token is attention to that token.
+            text = torch.cat([embed_empty().expand_as(text), text])
         run = self._start() if self._start else None
         for index, timestep in enumerate(self.scheduler.timesteps):
             self.timestep = float(timestep)
@@ -192,10 +203,10 @@ class _Loop:
                 run.begin(sigma)
             denoised = None if run is None else run.recall("both")
             if denoised is None:
-                denoised = self._denoised(latent, timestep, sigma, text)
+                denoised = self._denoised(latent, index, text)
                 denoised = denoised if run is None else run.keep("both", denoised)
-            without, with_prompt = denoised.chunk(2)
-            guided = without + self.sampling.cfg * (with_prompt - without)
+            first, last = denoised[:1], denoised[-1:]
+            guided = first + self.sampling.cfg * (last - first)
             guided = guided if run is None else run.end(guided)
             latent = self.scheduler.step((latent - guided) / sigma, timestep, latent, return_dict=False)[0]
             facts.step()
@@ -203,11 +214,13 @@ class _Loop:
             run.finish()
         return latent
 
-    def _denoised(self, latent: Tensor, timestep: Tensor, sigma: float, text: Tensor) -> Tensor:
-        with self.model.cache_context("both"):
+    def _denoised(self, latent: Tensor, step: int, text: Tensor) -> Tensor:
+        sigma = float(self.scheduler.sigmas[step])
+        place = {"step_index": step, "sigma": sigma, "num_inference_steps": self.sampling.steps}
+        with self.model.cache_context("both", **place):  # SeaCache asks for all of it, the others for the name
             velocity = self.model(
-                hidden_states=torch.cat([latent, latent]),
-                timestep=timestep.expand(2),
+                hidden_states=torch.cat([latent] * self.conditions),
+                timestep=self.scheduler.timesteps[step].expand(self.conditions),
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def evenly(
-    times: Sequence[float], influences: Sequence[float], computes: int, begun: Sequence[int] = (), share: float = 1.0
+    times: Sequence[float], influences: Sequence[float], computes: int, *args: Any, **kwargs: Any
 ) -> tuple[str | None, ...]:
-    """Stands in for ``plan``: the first three calls, the last one, and as many others, evenly spread, as make
-    ``computes`` in all (4 or more).
+    """Stands in for ``plan``, whose other arguments it has no use for: the first three calls, the last one, and as many
+    others, evenly spread, as make ``computes`` in all (4 or more).
     """
     total, spread = len(times), computes - 3
     chosen = {0, 1, *(2 + round(index * (total - 3) / spread) for index in range(spread + 1))}

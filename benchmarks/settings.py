@@ -12,6 +12,12 @@ from adacache_core import SPEEDUPS
 
 # What diffusers' TaylorSeer caches: the outputs of attention and of the feed-forward, as its paper does.
 SUBLAYERS = (r"blocks\.\d+\.attn[12]", r"blocks\.\d+\.ffn")
+# What cache-dit forecasts with in place of holding.
+CALIBRATORS: dict[str, dict[str, Any]] = {
+    "TaylorSeer": {"calibrator": "taylorseer", "order": 1},
+    "FoCa": {"calibrator": "foca"},
+    "DMD": {"calibrator": "dmd"},
+}
 # EasyCache's and LazyCache's reuse_threshold; the nodes' default is 0.2.
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 
@@ -185,7 +191,12 @@ def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
             yield setting("taylorseer", f"interval {interval}, order {order}, lite", use_lite_mode=True, **options)
     for threshold, skips in ((0.06, 3), (0.24, 4), *(() if short else ((0.03, 2), (0.12, 3), (0.5, 6)))):
         yield setting("magcache", f"threshold {threshold:g}, {skips} skips", threshold=threshold, max_skip_steps=skips)
-    for latest in (681,) if short else (681, 901):
+    for threshold in (0.25,) if short else (0.1, 0.25, 0.5):
+        for order in (0, 1):
+            options = {"threshold": threshold, "residual_order": order, "max_consecutive_cached": 4}
+            yield setting("seacache", f"threshold {threshold:g}, order {order}", **options)
+    # FasterCache forecasts one condition of guidance from the other.
+    for latest in () if sampling.cfg == 1 else (681,) if short else (681, 901):
         timesteps = {
             f"{part}_timestep_skip_range": (-1, latest) for part in ("spatial_attention", "unconditional_batch")
         }
@@ -194,6 +205,11 @@ def diffusers_settings(sampling: Sampling, short: bool) -> Iterator[Setting]:
         ranges = {"spatial_attention_block_skip_range": interval, "cross_attention_block_skip_range": 2 * interval}
         yield setting("pab", f"every {interval}", **ranges)
     for threshold in (0.1,) if short else (0.05, 0.1, 0.2, 0.3, 0.5):
-        for order in (0, 1):
-            label = f"threshold {threshold:g}" + (", TaylorSeer" if order else "")
-            yield setting("dbcache", label, residual_diff_threshold=threshold, order=order)
+        yield setting("dbcache", f"threshold {threshold:g}", residual_diff_threshold=threshold)
+        for name, calibrator in CALIBRATORS.items():
+            label = f"threshold {threshold:g}, {name}"
+            yield setting("dbcache", label, residual_diff_threshold=threshold, **calibrator)
+    for mask in ("medium",) if short else ("slow", "medium", "fast"):
+        yield setting("dbcache", f"mask {mask}", mask=mask)
+        for name, calibrator in CALIBRATORS.items():
+            yield setting("dbcache", f"mask {mask}, {name}", mask=mask, **calibrator)

@@ -23,11 +23,15 @@ def scales_of(model_sampling: Any) -> Callable[[float], tuple[float, float]]:
     return scales
 
 
-def share_of(model_sampling: Any, sigmas: Tensor) -> float:
-    """Which part of a whole run a schedule is, 0 to 1: of the way that the model's own goes from noise to nothing."""
+def rest_of(model_sampling: Any, sigmas: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Noise levels that a whole run has before a schedule and behind it, if it is a part of one.
 
-    if not hasattr(model_sampling, "percent_to_sigma"):
-        return 1.0
+    They are on the way that the model's own schedule goes from noise to nothing, as dense as the schedule is.
+    """
+    steps = len(sigmas) - 1
+    highest, lowest = float(sigmas.max()), float(sigmas.min())
+    if not hasattr(model_sampling, "percent_to_sigma") or highest == lowest:
+        return (), ()
 
     def percent(sigma: float) -> float:
         low, high = 0.0, 1.0
@@ -36,7 +40,14 @@ def share_of(model_sampling: Any, sigmas: Tensor) -> float:
             low, high = (middle, high) if model_sampling.percent_to_sigma(middle) > sigma else (low, middle)
         return low
 
-    return abs(percent(float(sigmas.min())) - percent(float(sigmas.max())))
+    def level(percent: float) -> float:  # what is above all noise levels stands for the start
+        return min(float(model_sampling.percent_to_sigma(percent)), float(model_sampling.sigma_max))
+
+    start, end = percent(highest), percent(lowest)
+    above, below = (round(steps * way / (end - start)) for way in (start, 1 - end))
+    before = tuple(level(start * step / above) for step in range(above))
+    after = tuple(level(end + (1 - end) * (step + 1) / below) for step in range(below))
+    return (before, after) if sigmas[0] >= sigmas[-1] else (after[-2::-1], before[::-1])  # up from nothing is no step
 
 
 def alone(

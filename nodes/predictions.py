@@ -29,7 +29,7 @@ from ..adacache_core import (
     refine,
 )
 from ..adacache_core.plan import MAXIMUM_GAP
-from .asking import alone, scales_of, share_of
+from .asking import alone, rest_of, scales_of
 from .callbacks import at_own_steps, true_denoised
 from .other_caches import other_caches
 from .runs import RunLog, reporter
@@ -96,8 +96,8 @@ class _Binding:
         """The run, the noise levels that the sampler goes through, and how many of its steps are one of the user's."""
         suspects = other_caches(guider.model_patcher, extra_args["model_options"])
         model_sampling = guider.inner_model.model_sampling
-        scales, share = scales_of(model_sampling), share_of(model_sampling, sigmas)
-        own = Steps(tuple(sigmas.tolist()), scales, share)
+        scales = scales_of(model_sampling)
+        own = Steps(tuple(sigmas.tolist()), scales, *rest_of(model_sampling, sigmas))
 
         def asked(steps: Steps) -> tuple[Response | None, str | None]:
             try:
@@ -108,20 +108,20 @@ class _Binding:
             return response, "it adds noise" if response.adds_noise else None
 
         factor = self.settings.factor(len(own))
-        steps = Steps(refine(own.sigmas, factor, own.time), scales, share)
+        steps = refine(own, factor)
         response, because = asked(steps)
         if factor > 1 and because is not None:
             factor, steps = 1, own  # finer steps would draw other noise, or none knows what they would do
             response, because = asked(steps)
         evaluations = len(steps) if response is None else len(response.sigmas)
-        computes = self.settings.computes(evaluations // factor, share)
+        computes = self.settings.computes(evaluations // factor, own)
         statistics = RunStatistics(self._in_force(steps, response, because), evaluations, finer=factor)
         statistics.settings["other_caches"] = suspects
         statistics.settings["fewer_is_better"] = response is not None and response.renews(scales)
         statistics.settings["finer"] = self.settings.finer
         self.log.start(statistics)
         regulates, report = self.settings.moreg is not None, reporter(self.node_id)
-        planner = partial(plan, longest=factor * MAXIMUM_GAP) if factor > 1 else None
+        planner = partial(plan, longest=factor * MAXIMUM_GAP)
         run = PlannedRun(steps, computes, statistics, response, because is None, regulates, report, planner)
         statistics.settings["computes"] = sum(reason is not None for reason in statistics.plan or ())
         if report is not None:

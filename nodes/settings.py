@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..adacache_core import SPEEDUPS, ConfigurationError, computes_of
+from ..adacache_core import SPEEDUPS, ConfigurationError, Steps, computes_of
 from ..adacache_core.paper.codebook import PAPER, Codebook, codebook_for
 from ..adacache_core.paper.measure import MotionRegularization
 from ..adacache_core.tokens.choice import TokenRefresh
@@ -76,11 +76,11 @@ class Settings:
             return None
         return self.target_speedup if self.preset == TARGET else SPEEDUPS[self.preset]
 
-    def computes(self, calls: int, share: float = 1.0) -> int:
-        """How many of a run's calls of the model a planned preset computes; ``share`` as of ``plan``."""
+    def computes(self, calls: int, steps: Steps | None = None) -> int:
+        """How many of a run's calls of the model a planned preset computes; ``steps`` as of ``computes_of``."""
         if self.preset == TARGET:
             return round(calls / self.target_speedup)
-        return computes_of(self.preset, calls, share)
+        return computes_of(self.preset, calls, steps)
 
     def factor(self, steps: int) -> int:
         """How many steps the sampler takes for each of a schedule's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import subprocess
@@ -22,6 +23,7 @@ from benchmarks.fixed import evenly
 from benchmarks.quality import EQUAL_DB, compare
 from benchmarks.records import Records, row
 from benchmarks.settings import (
+    CALIBRATORS,
     EXPERTS,
     GUIDED,
     MAIN,
@@ -382,7 +384,8 @@ class TestDiffusers:
         never = {
             "fbcache": {"threshold": 0.0},
             "magcache": {"threshold": 0.0},
-            "dbcache": {"residual_diff_threshold": 0.0, "order": 0},
+            "dbcache": {"residual_diff_threshold": 0.0},
+            "seacache": {"threshold": 0.0},
             "pab": {"spatial_attention_block_skip_range": 1},
             "taylorseer": {"disable_cache_before_step": 8},
         }
@@ -396,18 +399,34 @@ class TestDiffusers:
             "taylorseer": {"cache_interval": 4, "cache_identifiers": SUBLAYERS},
             "fbcache": {"threshold": 1e9},  # the first block runs in every step, the nine others in the first only
             "magcache": {"threshold": 1e9, "max_skip_steps": 99, "retention_ratio": 0.125},  # the first step only
-            "dbcache": {"residual_diff_threshold": 1e9, "order": 0},  # two blocks in all, eight in the first three
+            "dbcache": {"residual_diff_threshold": 1e9},  # two blocks in all, eight in the first three
+            "seacache": {"threshold": 1e9, "max_consecutive_cached": 0},  # the first step and the last one
         }
-        expected = {"taylorseer": 4.0, "fbcache": 1 + 7 * 0.1, "magcache": 1.0, "dbcache": 3 + 5 * 0.2}
+        expected = {"taylorseer": 4.0, "fbcache": 1 + 7 * 0.1, "magcache": 1.0, "dbcache": 3 + 5 * 0.2, "seacache": 2.0}
         for method, options in often.items():
             sampled = diffusers.sample(scene, seed, sampling, setting(method, "often", **options))
             assert (method, sampled.computed_steps) == (method, pytest.approx(expected[method]))
 
+    def test_what_forecasts_and_what_a_mask_skips_in_cache_dit(self, runners):
+        import cache_dit
+
+        _, diffusers = runners
+        (scene, seed), sampling = scenes.development(1)[0], Sampling(steps=20, cfg=1.0)
+        mask = cache_dit.steps_mask(mask_policy="fast", total_steps=20)
+        made = {}
+        for name, calibrator in {"hold": {}, **CALIBRATORS}.items():
+            made[name] = diffusers.sample(scene, seed, sampling, setting("dbcache", name, mask="fast", **calibrator))
+            assert made[name].computed_steps == pytest.approx(sum(mask) + 0.2 * (20 - sum(mask))), name
+        latents = [sampled.latent for sampled in made.values()]
+        assert not any(torch.equal(one, other) for one, other in itertools.combinations(latents, 2))
+
     def test_settings_are_told_apart_by_their_labels(self):
         rows = list(diffusers_settings(Sampling(), short=False))
         assert len({(row.method, row.label) for row in rows}) == len(rows)
-        peers = {"fbcache", "taylorseer", "magcache", "fastercache", "pab", "dbcache"}
+        peers = {"fbcache", "taylorseer", "magcache", "seacache", "fastercache", "pab", "dbcache"}
         assert {row.method for row in rows} == {"adacache", "fixed", "fewer"} | peers
+        alone = {row.method for row in diffusers_settings(MAIN[1], short=False)}
+        assert alone == {"adacache", "fixed", "fewer"} | peers - {"fastercache"}, "which needs guidance"
 
 
 def test_the_page_of_numbers_says_what_the_results_say():
@@ -433,6 +452,8 @@ def test_rows_are_points_of_the_plots_lines():
         ("taylorseer", "interval 4, order 1"): "taylorseer, order 1",
         ("taylorseer", "interval 4, order 1, lite"): "taylorseer, order 1, lite",
         ("dbcache", "threshold 0.1, TaylorSeer"): "dbcache, TaylorSeer",
+        ("dbcache", "mask slow, FoCa"): "dbcache, FoCa",
+        ("seacache", "threshold 0.25, order 1"): "seacache, order 1",
         ("magcache", "threshold 0.06, 3 skips"): "magcache",
         ("token refresh", "random, ratio 0.1, 9 computes"): None,
     }

@@ -115,7 +115,9 @@ def test_it_runs_and_computes_what_its_note_says(gallery, name):
         assert one["cache_bytes"] == ((2 if conditions == 1 else 6) + corrected) * 4 * LATENT[name]
         if one["settings"]["moreg"] is None:
             assert len(computed) == computes
-        assert computed[0] == 0 and computed[-1] == steps - 1
+        assert computed[0] == 0
+        if one["steps"][-1]["sigma"] < 0.5:  # the first of two experts hands on what it has
+            assert computed[-1] == steps - 1
     assert f"- *balanced* computes {planned[-1] if name == FINER else sum(planned) // recipe.runs}," in note(name)
     frames, *card = saved(gallery, run)
     assert [picture.shape[2] for picture in card] == ([1024] if name == COMPARISONS[0] else [])

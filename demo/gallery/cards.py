@@ -12,7 +12,6 @@ from demo.gallery.parts import Recipe
 
 SIZE, MARGIN = 480, 36
 SCALE = 2  # drawn at twice the size and scaled down, which smooths lines and text
-SHIFT = 5.0  # of the noise schedule that the drawn plan is for, the middle of what the models use
 # The colours of the inspector's chart.
 COMPUTED, SKIPPED, SKIPPED_FILL = "#0072B2", "#E69F00", "#FBE3B0"
 INK, MUTED, RULE, PAPER = "#1D2530", "#5B6675", "#D9DEE5", "#FFFFFF"
@@ -42,7 +41,7 @@ def rows_of(recipe: Recipe) -> Rows:
     """Which steps are computed, a row for each part of each run that is drawn."""
     rows = []
     for preset in recipe.drawn:
-        parts = planned_parts(preset, recipe.steps, SHIFT) if preset else map(range, recipe.steps)
+        parts = planned_parts(preset, recipe.steps) if preset else map(range, recipe.steps)
         rows += [[step in part for step in range(steps)] for part, steps in zip(parts, recipe.steps, strict=True)]
     return rows
 

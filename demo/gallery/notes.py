@@ -11,6 +11,7 @@ from adacache_core import SPEEDUPS, Steps, computes_of, plan
 from demo.gallery.parts import Recipe
 from demo.workflow import Json
 
+SHIFT = 5.0  # of the noise schedule that plans are told for, the middle of what the models use
 _FILES = """### Files
 
 {table}
@@ -61,20 +62,16 @@ def computed_steps(recipe: Recipe) -> dict[str, int]:
     return {**counts, "total": total, "drafts": recipe.runs * counts["fast"], "all_drafts": recipe.runs * total}
 
 
-def planned_parts(preset: str, steps: Sequence[int], shift: float = 1.0) -> Iterator[tuple[int, ...]]:
-    """Which steps of each part of a run a preset computes."""
+def planned_parts(preset: str, steps: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Which steps of each part of a run a preset computes, with a sampler that calls the model once a step."""
     total, start = sum(steps), 0
-    times = [shift * time / (1 + (shift - 1) * time) for time in (1 - step / total for step in range(total + 1))]
+    sigmas = tuple(SHIFT * time / (1 + (SHIFT - 1) * time) for time in (1 - step / total for step in range(total + 1)))
     for count in steps:
-        yield planned(preset, times[start : start + count], times[start + count], count / total)
-        start += count
-
-
-def planned(preset: str, times: Sequence[float], end: float = 0.0, share: float = 1.0) -> tuple[int, ...]:
-    """The steps that a preset computes at these flow times, with a sampler that calls the model once a step."""
-    steps = Steps((*times, end), lambda time: (1 - time, time), share)
-    reasons = plan(steps.times, steps.falls, computes_of(preset, len(times), share), share=share)
-    return tuple(step for step, reason in enumerate(reasons) if reason is not None)
+        end = start + count
+        own = Steps(sigmas[start : end + 1], lambda time: (1 - time, time), sigmas[:start], sigmas[end + 1 :])
+        reasons = plan(own.times, own.falls, computes_of(preset, count, own), share=own.share, handed_on=own.handed_on)
+        yield tuple(step for step, reason in enumerate(reasons) if reason is not None)
+        start = end
 
 
 def _table(files: Iterable[Json]) -> str:

@@ -21,7 +21,7 @@ def flow(steps: int, shift: float = 3.0) -> Steps:
 class TestRefine:
     def test_the_levels_given_stay_and_those_between_are_even_in_the_forecasts_variable(self):
         steps = flow(4)
-        fine = refine(steps.sigmas, 4, steps.time)
+        fine = refine(steps, 4).sigmas
         assert fine[::4] == steps.sigmas
         assert list(fine) == sorted(fine, reverse=True)
         u = np.array([variable(steps.time(sigma)) for sigma in fine])
@@ -34,20 +34,27 @@ class TestRefine:
         ids=["twice the same", "upwards", "back up"],
     )
     def test_any_schedule(self, sigmas):
-        fine = refine(sigmas, 2, lambda sigma: sigma)
+        fine = refine(Steps(sigmas, scales), 2).sigmas
         assert fine[::2] == sigmas
         between = zip(sigmas[:-1], fine[1::2], sigmas[1:], strict=True)
         assert all(min(start, end) <= level <= max(start, end) for start, level, end in between)
 
     def test_one_step_for_each_is_the_schedule_itself(self):
         steps = flow(7)
-        assert refine(steps.sigmas, 1, steps.time) == steps.sigmas
+        assert refine(steps, 1) == steps
 
     def test_the_noise_of_a_variance_exploding_model_is_cut_at_the_same_flow_times(self):
         exploding = Steps((14.6, 3.0, 0.7, 0.0), lambda sigma: (1.0, sigma))
-        fine = refine(exploding.sigmas, 2, exploding.time)
-        times = tuple(exploding.time(sigma) for sigma in exploding.sigmas)
-        assert [exploding.time(sigma) for sigma in fine] == pytest.approx(refine(times, 2, lambda time: time), rel=1e-6)
+        fine = refine(exploding, 2)
+        flowing = refine(Steps((*exploding.times, 0.0), scales), 2)
+        assert fine.times == pytest.approx(flowing.times, rel=1e-6)
+
+    def test_a_part_of_a_run_is_as_large_a_part_of_the_finer_one(self):
+        whole = flow(8)
+        part = Steps(whole.sigmas[2:6], whole.scales, whole.sigmas[:2], whole.sigmas[6:])
+        fine = refine(part, 4)
+        assert fine.whole == refine(whole, 4) and fine.sigmas == refine(whole, 4).sigmas[8:21]
+        assert fine.share == part.share == 3 / 8 and fine.handed_on == part.handed_on == whole.times[5]
 
 
 def exact(denoised, start: float, end: float, x: float) -> float:

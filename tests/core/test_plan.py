@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from adacache_core import computes_of, plan
+from adacache_core import Steps, computes_of, plan
 from adacache_core.forecast import variable
-from adacache_core.plan import LAST, amplification, curvature, drift, parts
+from adacache_core.plan import HANDED_ON, LAST, amplification, curvature, drift, parts
 
 from .solvers import flow_steps
 
@@ -23,17 +23,17 @@ def computed(reasons):
     return tuple(call for call, reason in enumerate(reasons) if reason is not None)
 
 
-def error(times, influences, chosen):
+def error(times, influences, chosen, last=LAST):
     """The sum that a plan minimises, written down once more."""
     held = sum(2 * influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, chosen[1]))
     total = (amplification(times[chosen[1]]) * held) ** 2
-    for before, last, after in zip(chosen, chosen[1:], chosen[2:], strict=False):
-        u = [variable(times[call]) for call in (before, last)]
+    for before, latest, after in zip(chosen, chosen[1:], chosen[2:], strict=False):
+        u = [variable(times[call]) for call in (before, latest)]
         owed = sum(
             influences[j] * curvature(times[j]) * abs(variable(times[j]) - u[0]) * abs(variable(times[j]) - u[1])
-            for j in range(last + 1, after)
+            for j in range(latest + 1, after)
         )
-        total += (amplification(times[after]) * (LAST if after == len(times) - 1 else 1) * owed) ** 2
+        total += (amplification(times[after]) * (last if after == len(times) - 1 else 1) * owed) ** 2
     return total
 
 
@@ -90,18 +90,36 @@ def test_presets_differ_from_eight_steps_on(steps):
 
 
 @pytest.mark.parametrize(
-    ("calls", "share", "counts"),
-    [
-        (20, 1.0, (13, 10, 7)),
-        (50, 1.0, (33, 25, 17)),
-        (12, 1.0, (8, 6, 5)),
-        (8, 1.0, (7, 6, 5)),  # a distilled model
-        (10, 0.5, (7, 5, 4)),  # one of two experts
-        (3, 0.1, (3, 3, 3)),
-    ],
+    ("calls", "counts"),
+    [(20, (13, 10, 7)), (50, (33, 25, 17)), (12, (8, 6, 5)), (8, (7, 6, 5)), (3, (3, 3, 3))],
 )
-def test_presets_compute_a_share_but_not_too_few(calls, share, counts):
-    assert tuple(computes_of(preset, calls, share) for preset in ("quality", "balanced", "fast")) == counts
+def test_presets_compute_a_share_but_not_too_few(calls, counts):
+    assert tuple(computes_of(preset, calls) for preset in ("quality", "balanced", "fast")) == counts
+
+
+def test_a_part_computes_what_the_whole_would_there():
+    """Most at high noise; a part that has but one of the whole's computes, a least number."""
+    times, influences = flow(20, 5)
+    steps = Steps((*times, 0.0), lambda sigma: (1 - sigma, sigma))
+    whole = plan(times, influences, 10)
+    for start, end in ((0, 10), (10, 20)):
+        part = Steps(steps.sigmas[start : end + 1], steps.scales, steps.sigmas[:start], steps.sigmas[end + 1 :])
+        expected = len(computed(whole[start:end]))
+        assert computes_of("balanced", 10, part) == expected
+        assert computes_of("balanced", 20, part) == 2 * expected, "two calls a step"
+    last = Steps(steps.sigmas[14:], steps.scales, steps.sigmas[:14])
+    assert computes_of("fast", 6, last) == 4
+
+
+def test_a_part_that_is_handed_on_need_not_compute_its_last_call():
+    """What takes over computes its first call at once: it is one more of the plan, whose place is known."""
+    times, influences = flow(20, 5)
+    part, falls, end = times[:10], influences[:10], times[10]
+    reasons = plan(part, falls, 6, share=0.5, handed_on=end)
+    assert "last" not in reasons and len(computed(reasons)) == 6
+    choices = [(0, *inner, 10) for inner in itertools.combinations(range(1, 10), 5)]
+    errors = [error((*part, end), (*falls, 0.0), choice, HANDED_ON) for choice in choices]
+    assert error((*part, end), (*falls, 0.0), (*computed(reasons), 10), HANDED_ON) == pytest.approx(min(errors))
 
 
 def test_with_fewer_than_eight_calls_all_compute():
