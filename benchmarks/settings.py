@@ -102,9 +102,11 @@ def main_settings(sampling: Sampling) -> Iterator[Setting]:
     for preset in SPEEDUPS:
         yield setting("adacache", preset, preset=preset)
     counts = {round(sampling.steps / speedup) for speedup in SPEEDUPS.values()}
-    for count in (round(sampling.steps * share) for share in (3 / 4, 1 / 4)):
+    for count in (round(sampling.steps * share) for share in (3 / 4, 2 / 5, 1 / 4)):
         counts.add(count)
         yield planned(count)
+    for count in equal_computes(sampling.steps)[:2]:
+        yield setting("adacache", f"{count} computes, MoReg", preset="target", computes=count, moreg=True)
     for count in sorted(counts, reverse=True):
         yield setting("fewer", f"{count} steps", computes=count)
         yield setting("fewer", f"{count} steps, {BEST_FEWER}", computes=count, sampler=BEST_FEWER)
