@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ORDER = 2  # computes that a forecast looks back on; more of them lose at the gaps that are worth having
 SAME_TIME = 1e-5
 _MOST = 4.0  # a correction is never larger than so many surprises
 
@@ -26,6 +25,15 @@ class Computed:
     denoised: Tensor
 
 
+def order_of(conditions: int) -> int:
+    """How many computes a forecast looks back on.
+
+    A parabola through three follows bends, and adds up more of what they err by than a line through two, which guidance
+    enlarges where it enlarges the difference of two conditions. Fitted, see docs/how-it-works.md.
+    """
+    return 3 if conditions == 1 else 2
+
+
 def variable(time: float) -> float:
     """The coordinate in which predictions run straightest, of a flow time within 0 (video) and 1 (noise).
 
@@ -36,7 +44,7 @@ def variable(time: float) -> float:
 
 
 def predict(history: Sequence[Computed], time: float) -> Tensor:
-    """The line through the last two computes in ``variable``, extended to a flow time; held while there is only one.
+    """The polynomial through the computes in ``variable``, extended to a flow time: one is held, two give a line.
 
     Args:
         history: newest first, at least one.
@@ -45,13 +53,18 @@ def predict(history: Sequence[Computed], time: float) -> Tensor:
     Returns:
         A new tensor in the shape and type of the newest compute; evaluated in float32 or better.
     """
-    last = history[0]
-    if len(history) < ORDER:
-        return last.denoised.clone()
-    before = history[1]
-    here, start, end = variable(time), variable(before.time), variable(last.time)
+    last, *before = history
     new = precise(last.denoised)
-    return new.add(new - precise(before.denoised), alpha=(here - end) / (end - start)).to(last.denoised.dtype)
+    answer = new.clone()
+    for computed, weight in zip(before, weights([known.time for known in history], time)[1:], strict=True):
+        answer.add_(precise(computed.denoised) - new, alpha=weight)
+    return answer.to(last.denoised.dtype)
+
+
+def weights(times: Sequence[float], time: float) -> list[float]:
+    """How much computes at ``times`` weigh in the polynomial through them at ``time``: Lagrange's, 1 in all."""
+    here, known = variable(time), [variable(at) for at in times]
+    return [math.prod((here - other) / (own - other) for other in known if other != own) for own in known]
 
 
 def precise(x: Tensor) -> Tensor:
@@ -64,10 +77,10 @@ def norm(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(precise(x)))
 
 
-def remember(history: Sequence[Computed], computed: Computed) -> tuple[Computed, ...]:
-    """The history with one more compute. It takes the place of one at the same flow time: no line goes through two."""
+def remember(history: Sequence[Computed], computed: Computed, order: int) -> tuple[Computed, ...]:
+    """One more compute and the last before it, ``order`` in all; of two at one flow time, the newer one."""
     older = [known for known in history if abs(known.time - computed.time) > SAME_TIME]
-    return (computed, *older)[:ORDER]
+    return (computed, *older)[:order]
 
 
 def error_shape(times: Sequence[float], time: float, at: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 
 from torch import Tensor
 
-from .forecast import ORDER, Computed, remember
+from .forecast import Computed, order_of, remember
 
 
 class Kept:
@@ -32,6 +32,11 @@ class Kept:
         """Whether this evaluation asked for other slots than the one before: guidance makes another thing of them."""
         return self._before != self._now
 
+    @property
+    def order(self) -> int:
+        """How many computes a forecast looks back on."""
+        return order_of(len(self._before | self._now))
+
     def compute(self) -> None:
         """A planned compute begins."""
         self._computes += 1
@@ -44,12 +49,12 @@ class Kept:
         first, else nothing."""
         self._asked[slot] = self._computes
         self._now.add(slot)
-        history = self._histories.get(slot, ())
-        return history if len(history) == ORDER or self._computes < ORDER else ()
+        history = self._histories.get(slot, ())[: self.order]
+        return history if len(history) > 1 or self._computes < 2 else ()
 
     def add(self, slot: Hashable, computed: Computed) -> None:
-        """Keep a compute; all but the last two are let go of."""
-        self._histories[slot] = remember(self._histories.get(slot, ()), computed)
+        """Keep a compute; those that no forecast looks back on are let go of."""
+        self._histories[slot] = remember(self._histories.get(slot, ()), computed, self.order)
 
     def refuse(self, slot: Hashable) -> None:
         """Let go of a slot whose prediction cannot be used."""

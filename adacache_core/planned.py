@@ -232,7 +232,8 @@ class PlannedRun:
         alone = self._kept.latest()
         # Without guidance it is the condition's own prediction, which need not be kept twice.
         shared = len(alone) == 1 and alone[0].shape == guided.shape and torch.equal(alone[0], guided)
-        self._guided = remember(self._guided, Computed(self._time, alone[0] if shared else guided.clone()))
+        kept = alone[0] if shared else guided.clone()
+        self._guided = remember(self._guided, Computed(self._time, kept), self._kept.order)
 
     def _regulate(self, record: StepRecord) -> None:
         """Once, at an early compute: what moves sets how many more there are to be."""

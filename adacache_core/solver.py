@@ -1,10 +1,10 @@
 """The predictor and the corrector of the cache as a solver of its own: so many evaluations, on levels that it places.
 
 Between computes the state is integrated along the forecast exactly, where a sampler on the cached model takes Euler
-steps. It is a variable-step Adams-Bashforth predictor of order 2 with the Adams-Moulton corrector of order 3 (PEC: the
-prediction is not evaluated again at the corrected state), as DEIS (arXiv 2204.13902), DPM-Solver++ (arXiv 2211.01095)
-and UniPC (arXiv 2302.04867) are; those are linear in log signal-to-noise, this is in the variable of ``forecast``, and
-its levels come from ``plan``.
+steps. It is a variable-step Adams-Bashforth predictor of order 2, or 3 without guidance, with the Adams-Moulton
+corrector of one order more (PEC: the prediction is not evaluated again at the corrected state), as DEIS (arXiv
+2204.13902), DPM-Solver++ (arXiv 2211.01095) and UniPC (arXiv 2302.04867) are; those are linear in log signal-to-noise,
+this is in the variable of ``forecast``, and its levels come from ``plan``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from .finer import refine
-from .forecast import Computed, error_shape, precise, predict, remember, variable
+from .forecast import Computed, error_shape, order_of, precise, predict, remember, weights
 from .plan import plan
 from .steps import Steps, flow_time
 
@@ -51,6 +51,7 @@ def solve(
     levels: Sequence[float],
     scales: Callable[[float], tuple[float, float]],
     on_step: Callable[[int, Tensor, Tensor], None] = lambda step, x, denoised: None,
+    conditions: Callable[[], int] = lambda: 2,
 ) -> Tensor:
     """Integrate ``dx / dsigma = (x - denoised) / sigma``, the probability-flow equation in k-diffusion's form.
 
@@ -60,6 +61,7 @@ def solve(
         levels: descending; the last one may be 0, where the state is the last prediction.
         scales: how much signal and how much noise the state holds at a sigma.
         on_step: told the number, corrected state and prediction of each evaluation.
+        conditions: how many the last evaluation was made of.
     """
 
     def time(sigma: float) -> float:
@@ -73,7 +75,7 @@ def solve(
         on_step(step, x, denoised)
         # Not evaluated again: the prediction follows the state.
         denoised = denoised.add(x - asked, alpha=_FOLLOWS / sum(scales(sigma)))
-        history = remember(history, Computed(time(sigma), denoised))
+        history = remember(history, Computed(time(sigma), denoised), order_of(conditions()))
         x = denoised if after == 0 else _advance(x, history, sigma, after, time)
     return x
 
@@ -96,13 +98,15 @@ def _correct(
 def _advance(
     x: Tensor, history: Sequence[Computed], sigma: float, after: float, time: Callable[[float], float]
 ) -> Tensor:
-    """The state at the next level, along the line through the last two predictions."""
-    newest = precise(history[0].denoised)
+    """The state at the next level, along the forecast."""
+    newest, known = precise(history[0].denoised), [computed.time for computed in history]
     moved = precise(x).mul(after / sigma).add(newest, alpha=1 - after / sigma)
-    if len(history) == 2:
-        here, before = variable(time(sigma)), variable(history[1].time)
-        along = _integral(lambda at: (variable(time(at)) - here) / (here - before), sigma, after)
-        moved = moved.add(newest - precise(history[1].denoised), alpha=along)
+    for number, computed in enumerate(history[1:], 1):
+
+        def weight(at: float, number: int = number) -> float:
+            return weights(known, time(at))[number]
+
+        moved = moved.add(precise(computed.denoised) - newest, alpha=_integral(weight, sigma, after))
     return moved.to(x.dtype)
 
 

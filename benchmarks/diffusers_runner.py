@@ -201,12 +201,13 @@ class _Loop:
             sigma = float(self.scheduler.sigmas[index])
             if run is not None:
                 run.begin(sigma)
-            denoised = None if run is None else run.recall("both")
-            if denoised is None:
-                denoised = self._denoised(latent, index, text)
-                denoised = denoised if run is None else run.keep("both", denoised)
-            first, last = denoised[:1], denoised[-1:]
-            guided = first + self.sampling.cfg * (last - first)
+            slots = range(self.conditions)
+            denoised = [None if run is None else run.recall(slot) for slot in slots]
+            if any(known is None for known in denoised):
+                denoised = list(self._denoised(latent, index, text).chunk(self.conditions))
+                if run is not None:
+                    denoised = [run.keep(slot, denoised[slot]) for slot in slots]
+            guided = denoised[0] + self.sampling.cfg * (denoised[-1] - denoised[0])
             guided = guided if run is None else run.end(guided)
             latent = self.scheduler.step((latent - guided) / sigma, timestep, latent, return_dict=False)[0]
             facts.step()

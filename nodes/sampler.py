@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from comfy.model_patcher import create_model_options_clone
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import KSAMPLER
 from comfy_api.latest import io
 from torch import Tensor
@@ -86,4 +88,23 @@ def sample_adacache(
                 sigma = levels[number]
                 callback({"x": x, "i": max(step, 0), "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
-        return solve(lambda x, sigma: model(x, sigma * ones, **(extra_args or {})), x, levels, scales, told)
+        asked: list[Any] = []
+        arguments = _watched(extra_args or {}, asked)
+
+        def evaluate(x: Tensor, sigma: float) -> Any:
+            asked.clear()
+            return model(x, sigma * ones, **arguments)
+
+        return solve(evaluate, x, levels, scales, told, lambda: len(asked))
+
+
+def _watched(extra_args: dict[str, Any], asked: list[Any]) -> dict[str, Any]:
+    """The arguments of an evaluation, which then notes the conditions that it asks the model for."""
+
+    def note(executor: Any, model: Any, conds: list[Any], *args: Any) -> Any:
+        asked.extend(cond for cond in conds if cond is not None)
+        return executor(model, conds, *args)
+
+    options = create_model_options_clone(extra_args.get("model_options", {}))
+    add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "adacache_sampler", note, options, is_model_options=True)
+    return {**extra_args, "model_options": options}

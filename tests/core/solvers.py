@@ -78,16 +78,18 @@ def with_plan(
     plan: Sequence[str | None],
     response: Response | None,
     corrects: bool = True,
+    conditions: int = 1,
 ) -> tuple[Tensor, RunStatistics]:
-    """Sample with a given plan; every evaluation asks for one condition."""
+    """Sample with a given plan; every evaluation asks for so many conditions, which are alike."""
     statistics = RunStatistics({}, len(plan))
     run = PlannedRun(steps, len(plan), statistics, response, corrects, planner=lambda *_: tuple(plan))
-    evaluated = partial(evaluate, run, model)
+    evaluated = partial(evaluate, run, model, conditions=conditions)
     return sampler(evaluated, ones(1), steps.sigmas), run.finish()
 
 
-def evaluate(run: PlannedRun, model: Model, x: Tensor, sigma: float) -> Tensor:
-    """One evaluation of one condition without guidance."""
+def evaluate(run: PlannedRun, model: Model, x: Tensor, sigma: float, conditions: int = 1) -> Tensor:
+    """One evaluation of conditions that are alike, so that guidance changes nothing."""
     run.begin(sigma)
-    denoised = run.recall("only")
-    return run.end(run.keep("only", model(x, sigma)) if denoised is None else denoised)
+    known = [run.recall(slot) for slot in range(conditions)]
+    answers = [run.keep(slot, model(x, sigma)) if old is None else old for slot, old in enumerate(known)]
+    return run.end(answers[-1])

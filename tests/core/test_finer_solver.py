@@ -75,7 +75,7 @@ def stays(monkeypatch):
     monkeypatch.setattr(solver, "_FOLLOWS", 0.0)
 
 
-def solved(denoised, levels) -> tuple[float, int]:
+def solved(denoised, levels, conditions=2) -> tuple[float, int]:
     """What the solver makes of 0.3, and how often it asks."""
     calls = []
 
@@ -83,7 +83,7 @@ def solved(denoised, levels) -> tuple[float, int]:
         calls.append(sigma)
         return torch.full_like(x, denoised(sigma))
 
-    x = solve(model, torch.full((1, 1), 0.3, dtype=torch.float64), levels, scales)
+    x = solve(model, torch.full((1, 1), 0.3, dtype=torch.float64), levels, scales, conditions=lambda: conditions)
     return float(x), len(calls)
 
 
@@ -120,7 +120,10 @@ class TestSolve:
         assert abs(end(levels)[-1] - wanted) > 0.05
 
     @pytest.mark.usefixtures("stays")
-    def test_twice_as_many_evaluations_err_eight_times_less(self):
+    @pytest.mark.parametrize(("conditions", "least"), [(2, 6), (1, 12)])
+    def test_twice_as_many_evaluations_err_eight_or_sixteen_times_less(self, conditions, least):
+        """Of order 3, and of order 4 where a condition is alone."""
+
         def denoised(sigma):
             return math.sin(variable(sigma))
 
@@ -129,9 +132,9 @@ class TestSolve:
             u = np.linspace(variable(0.9), variable(0.05), count + 1)
             grid = np.linspace(0.05, 0.9, 20_001)
             levels = np.interp(u[::-1], [variable(level) for level in grid], grid)[::-1].tolist()
-            made, _ = solved(denoised, levels)
+            made, _ = solved(denoised, levels, conditions)
             errors.append(abs(made - exact(denoised, levels[0], levels[-1], 0.3)))
-        assert errors[0] / errors[1] > 6
+        assert errors[0] / errors[1] > least
 
     def test_a_prediction_that_follows_the_state_is_as_good_as_evaluated_again(self, monkeypatch):
         """``denoised = x + c(sigma)``: then ``dx / dsigma = -c / sigma``."""

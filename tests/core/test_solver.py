@@ -25,9 +25,16 @@ def bent(x, sigma):
     return 0.3 - 0.7 * variable(sigma) + 0.02 * variable(sigma) ** 2 + 0 * x
 
 
-def test_a_line_is_forecast_exactly():
-    history = [Computed(time, line(ones(1), time)) for time in (0.6, 0.8)]
-    assert predict(history, 0.3).item() == pytest.approx(0.3 - 0.7 * variable(0.3), abs=1e-14)
+def cubic(x, sigma):
+    return bent(x, sigma) - 0.001 * variable(sigma) ** 3
+
+
+@pytest.mark.parametrize(
+    ("model", "times"), [(line, (0.6, 0.8)), (bent, (0.6, 0.8, 0.9)), (cubic, (0.6, 0.8, 0.9, 0.95))]
+)
+def test_a_forecast_is_the_polynomial_through_the_computes(model, times):
+    history = [Computed(time, model(ones(1), time)) for time in times]
+    assert predict(history, 0.3).item() == pytest.approx(model(ones(1), 0.3).item(), abs=1e-12)
 
 
 def test_one_compute_is_held():
@@ -40,15 +47,18 @@ def test_a_forecast_has_the_type_of_what_was_computed():
 
 
 def test_a_compute_at_the_same_time_takes_the_others_place():
-    history = remember((Computed(0.5, torch.zeros(1)), Computed(0.7, torch.zeros(1))), Computed(0.5, torch.ones(1)))
+    history = (Computed(0.5, torch.zeros(1)), Computed(0.7, torch.zeros(1)))
+    history = remember(history, Computed(0.5, torch.ones(1)), 3)
     assert [(known.time, known.denoised.item()) for known in history] == [(0.5, 1.0), (0.7, 0.0)]
 
 
-def test_the_error_of_a_forecast_of_a_parabola_has_the_shape_that_is_said():
-    history = [Computed(time, bent(ones(1), time)) for time in (0.6, 0.8)]
-    missed = [(bent(ones(1), time) - predict(history, time)).item() for time in (0.3, 0.45)]
-    assert missed[1] / missed[0] == pytest.approx(error_shape([0.6, 0.8], 0.45, 0.3), rel=1e-9)
-    assert error_shape([0.6, 0.8], 0.6, 0.3) == 0 and error_shape([0.6, 0.8], 0.3, 0.3) == 1
+@pytest.mark.parametrize(("model", "times"), [(bent, (0.6, 0.8)), (cubic, (0.6, 0.8, 0.9))])
+def test_the_error_of_a_forecast_has_the_shape_that_is_said(model, times):
+    """Of a line through a parabola, and of a parabola through a cubic."""
+    history = [Computed(time, model(ones(1), time)) for time in times]
+    missed = [(model(ones(1), time) - predict(history, time)).item() for time in (0.3, 0.45)]
+    assert missed[1] / missed[0] == pytest.approx(error_shape(times, 0.45, 0.3), rel=1e-9)
+    assert error_shape(times, 0.6, 0.3) == 0 and error_shape(times, 0.3, 0.3) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,24 +94,27 @@ def test_skips_of_a_model_that_is_linear_in_the_variable_are_exact():
     assert max(record.miss for record in statistics.steps if record.miss is not None and record.step > 1) < 1e-12
 
 
-def test_a_model_that_is_quadratic_in_the_variable_ends_exactly_with_correction_only():
-    exact = euler(bent, ones(1), STEPS.sigmas).item()
+@pytest.mark.parametrize(("model", "conditions"), [(bent, 2), (cubic, 1)])
+def test_a_model_that_bends_once_more_than_forecasts_ends_exactly_with_correction_only(model, conditions):
+    """Forecasts are lines where there is guidance, parabolas where a condition is alone."""
+    exact = euler(model, ones(1), STEPS.sigmas).item()
     response = asked(euler, STEPS)
-    corrected, _ = with_plan(euler, bent, STEPS, EVERY_THIRD, response)
-    plain, _ = with_plan(euler, bent, STEPS, EVERY_THIRD, response, corrects=False)
+    corrected, _ = with_plan(euler, model, STEPS, EVERY_THIRD, response, conditions=conditions)
+    plain, _ = with_plan(euler, model, STEPS, EVERY_THIRD, response, corrects=False, conditions=conditions)
     assert corrected.item() == pytest.approx(exact, abs=1e-12)
     assert abs(plain.item() - exact) > 2e-3
 
 
-@pytest.mark.parametrize(("bend", "order"), [(bent, 2), (lambda x, s: torch.sin(3 * variable(s) + 0 * x), 2)])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("bend", [cubic, lambda x, s: torch.sin(3 * variable(s) + 0 * x)])
 def test_the_order_of_convergence(bend, order):
-    """Halving the distance between computes makes the error of uncorrected skips four times smaller."""
+    """Halving the distance between computes makes the error of uncorrected skips four or eight times smaller."""
 
     def error(count):
         # Even in the variable, so that distances do halve; noise levels by bisection.
         ends = variable(0.9), variable(0.1)
         levels = [level(ends[0] + (ends[1] - ends[0]) * i / count) for i in range(count)]
-        history = [Computed(time, bend(ones(1), time)) for time in (levels[count // 2], levels[count // 2 - 1])]
+        history = [Computed(levels[at], bend(ones(1), levels[at])) for at in range(count // 2, count // 2 - order, -1)]
         here = levels[count // 2 + 1]
         return abs((predict(history, here) - bend(ones(1), here)).item())
 
@@ -155,7 +168,10 @@ def test_predictions_that_are_no_numbers_are_not_kept():
     assert all(record.kind == "computed" for record in broken[first:]) and broken[first].reason == "not finite"
 
 
-def test_bytes_are_those_of_the_predictions_kept():
+@pytest.mark.parametrize(("conditions", "kept"), [(1, 3), (2, 2 * 2 + 2)])
+def test_bytes_are_those_of_the_predictions_kept(conditions, kept):
+    """Three of a condition alone; two of each of two, and of what guidance makes of them."""
+
     def model(x, sigma):
         return line(x, sigma).expand(1, 64).float()
 
@@ -163,8 +179,8 @@ def test_bytes_are_those_of_the_predictions_kept():
 
     run = PlannedRun(STEPS, 7, RunStatistics({}, 21), None, planner=lambda *_: EVERY_THIRD)
     for sigma in STEPS.sigmas[:-1]:
-        evaluate(run, model, ones(1), sigma)
-    assert run.finish().cache_bytes == 2 * 64 * 4
+        evaluate(run, model, ones(1), sigma, conditions)
+    assert run.finish().cache_bytes == kept * 64 * 4
 
 
 def test_what_is_held_before_the_second_compute_is_put_right_there():
