@@ -25,7 +25,7 @@ _LEAST_OF_PART = 4
 _BENT, _HELD = 0.2, 2.0
 # A forecast is not trusted over more calls in a row.
 MAXIMUM_GAP = 16
-# The first call computes, another one, since a line needs two points, and the last one, since nothing after it could
+# The first call computes, another one, since a trend needs two points, and the last one, since nothing after it could
 # make good.
 LEAST = 3
 # With fewer calls than this every one changes the result too much to be forecast: distilled few-step models.

@@ -47,13 +47,13 @@ class Size:
 
     @property
     def kept_bytes(self) -> int:
-        """Two predictions of each condition and of what guidance makes of them, and the last correction."""
-        return (2 * (3 if self.guided else 1) + 1) * self.latent_bytes
+        """Two predictions of each condition and of what guidance makes of them, or three of one alone; a correction."""
+        return ((2 * 3 if self.guided else 3) + 1) * self.latent_bytes
 
     @property
     def skip_seconds(self) -> float:
-        """Of a forecast of each condition, which reads five latents and writes three, in two passes."""
-        return 8 * (2 if self.guided else 1) * self.latent_bytes / BANDWIDTH
+        """Of a forecast of each condition: 8 latents read and written for a line, 14 for a parabola, pass by pass."""
+        return (2 * 8 if self.guided else 14) * self.latent_bytes / BANDWIDTH
 
 
 SIZES = (

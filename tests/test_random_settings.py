@@ -14,6 +14,7 @@ import math
 import re
 from collections import defaultdict
 from contextlib import contextmanager
+from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -94,14 +95,14 @@ class WatchedPredictions:
 
     Attributes:
         ran: per evaluation of the model whether it ran for each condition.
-        bytes: of the predictions that forecasts need: two of every condition, and two guided ones, which without
-            guidance are the condition's own; and of the last correction, if there was one.
+        bytes: of the predictions that forecasts need: two of every condition, and two guided ones; of one condition
+            alone three, which are the guided ones, too; and of the last correction, if there was one.
     """
 
     def __init__(self):
         self.ran = defaultdict(list)
         self.evaluation = -1
-        self.known = {}  # per condition: (level, prediction) of its last two computes
+        self.known = {}  # per condition: (level, prediction) of its last computes
         self.corrected = False
 
     @contextmanager
@@ -139,11 +140,10 @@ class WatchedPredictions:
             history = self.known.setdefault(place, [])
             if self.asked[place]:
                 assert torch.equal(prediction, self.computed[place])
-                history[:] = [*(kept for kept in history if abs(kept[0] - level) > 1e-5), (level, prediction.clone())][
-                    -2:
-                ]
+                history[:] = [*(kept for kept in history if abs(kept[0] - level) > 1e-5), (level, prediction.clone())]
+                del history[: -3 if sum(cond is not None for cond in conds) == 1 else -2]
             else:
-                torch.testing.assert_close(prediction, line(history, level), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(prediction, forecast(history, level), rtol=1e-4, atol=1e-4)
         return made
 
     def wrap(self, model, bind):
@@ -162,13 +162,16 @@ class WatchedPredictions:
         return sum(kept) + guided + self.corrected * kept[0]
 
 
-def line(history, level):
-    """The forecast of a flow model's prediction, worked out from the last two; from one, itself."""
-    if len(history) == 1:
-        return history[0][1]
-    (before, old), (last, new) = history
-    here, start, end = (1 / (1.01 - time) + math.log(time + 0.02) for time in (level, before, last))
-    return new + (new - old) * ((here - end) / (end - start))
+def forecast(history, level):
+    """The polynomial through a flow model's predictions, by Newton's divided differences; one is held."""
+    u = [1 / (1.01 - time) + math.log(time + 0.02) for time, _ in history]
+    here, slopes = 1 / (1.01 - level) + math.log(level + 0.02), [prediction.double() for _, prediction in history]
+    made, way = slopes[0], 1.0
+    for order in range(1, len(u)):
+        slopes = [(b - a) / (u[i + order] - u[i]) for i, (a, b) in enumerate(pairwise(slopes))]
+        way *= here - u[order - 1]
+        made = made + slopes[0] * way
+    return made.float()
 
 
 class WatchedResiduals:

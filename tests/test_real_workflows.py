@@ -110,9 +110,10 @@ def test_it_runs_and_computes_what_its_note_says(gallery, name):
         computed = [step["step"] for step in one["steps"] if step["kind"] == "computed"]
         conditions = 1 if name in WITHOUT_GUIDANCE else 2
         assert (one["total_steps"], one["conditions"], one["finished"]) == (steps, conditions, True)
-        # The last two predictions of both conditions and of what guidance made of them, and one corrected, in float32.
+        # The last two predictions of both conditions and of what guidance made of them, or three of one alone, and one
+        # corrected, in float32.
         corrected = steps > computes
-        assert one["cache_bytes"] == ((2 if conditions == 1 else 6) + corrected) * 4 * LATENT[name]
+        assert one["cache_bytes"] == ((3 if conditions == 1 else 6) + corrected) * 4 * LATENT[name]
         if one["settings"]["moreg"] is None:
             assert len(computed) == computes
         assert computed[0] == 0

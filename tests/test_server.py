@@ -148,9 +148,9 @@ def test_the_report_is_the_same_in_the_node_and_as_text(server):
     assert report(run)["preset"] == "balanced"
 
 
-def test_one_condition_caches_a_third_of_two_and_their_sum(server):
+def test_one_condition_caches_three_predictions_and_two_with_their_sum_two_each(server):
     two, one = (report(server.run(prompt({}, cfg=cfg))) for cfg in (3.0, 1.0))
-    assert one["cache_bytes"] == (2 + 1) * LATENT
+    assert one["cache_bytes"] == (3 + 1) * LATENT
     assert two["cache_bytes"] == (3 * 2 + 1) * LATENT
     assert one["computed_steps"] == two["computed_steps"]
 
