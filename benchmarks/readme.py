@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from .settings import BEST_FEWER, GUIDED, MAIN, TWENTY_FIVE, Sampling, equal_computes
 
@@ -29,6 +32,7 @@ AT_TWICE = {
     "lazycache": ("threshold 0.2",),
     "easycache": ("threshold 0.2",),
 }
+MOST_OF_HALF = 0.575  # what blocks of the peers compute on a skip included
 NAMES = {
     "uncached": "uncached",
     "adacache sampler": "AdaCache Sampler",
@@ -38,6 +42,13 @@ NAMES = {
     "easycache": "EasyCache",
     "fixed": "every k-th step",
     "fewer": "fewer steps",
+    "dbcache": "cache-dit (DBCache)",
+    "seacache": "SeaCache",
+    "taylorseer": "TaylorSeer",
+    "fbcache": "FirstBlockCache",
+    "magcache": "MagCache",
+    "fastercache": "FasterCache",
+    "pab": "PAB",
     "token refresh": "Token Refresh",
 }
 T = TypeVar("T")
@@ -131,6 +142,75 @@ def is_finer(row: Row) -> bool:
         or "finer" in row["setting"]
         or (row["method"] == "uncached" and row["setting"] != "")
     )
+
+
+def in_diffusers(results: Row) -> list[str]:
+    """The caches of diffusers and cache-dit at what people run: of each the best setting at about half of the work."""
+    rows = [row for row in results["rows"] if row["runner"] == "diffusers" and sampling_of(row) == MAIN[1]]
+    if not rows:
+        return []
+    best: dict[str, Row] = {}
+    for row in rows:
+        if row["computed_steps"] <= MOST_OF_HALF * row["steps"]:
+            old = best.setdefault(row["method"], row)
+            best[row["method"]] = max(old, row, key=lambda row: float(row["psnr_mean"]))
+    columns: Columns = {
+        "method": lambda row: NAMES.get(row["method"], row["method"]),
+        "setting": lambda row: row["setting"],
+        "work": lambda row: f"{row['computed_steps']:.1f} of {row['steps']}",
+        "speedup": lambda row: f"{row['speedup']:.2f}x",
+        "PSNR, mean (worst tenth)": _mean_and_worst,
+        "videos": lambda row: str(row["videos"]),
+    }
+    return [
+        f"**In diffusers**, with its caches and cache-dit's, demo model, {MAIN[1]}: of each method the setting that is",
+        f"closest to the uncached video with {MOST_OF_HALF:.0%} of the work or less, as its blocks' multiplications.",
+        "",
+        *markdown(sorted(best.values(), key=lambda row: -row["psnr_mean"]), columns),
+        "",
+        "<details><summary>All that was measured</summary>",
+        "",
+        *markdown(sorted(rows, key=lambda row: (-row["computed_steps"], row["method"], row["setting"])), columns),
+        "",
+        "</details>",
+    ]
+
+
+def moreg(results: Row) -> list[str]:
+    """Plans that follow motion, against plans of as many computes for every video."""
+    plans: dict[Any, list[Row]] = defaultdict(list)
+    for row in results["rows"]:
+        if (row["runner"], row["method"]) == ("comfyui", "adacache") and not is_finer(row):
+            plans[_place(row)].append(row)
+    pairs = []
+    for rows in plans.values():
+        same = sorted((row for row in rows if "," not in row["setting"]), key=lambda row: float(row["computed_steps"]))
+        for row in rows:
+            if row["setting"].endswith(", MoReg"):
+                counts, count = [one["computed_steps"] for one in same], row["computed_steps"]
+                names = ("psnr_mean", "psnr_worst_decile", "psnr_fast_motion")
+                pairs.append((row, {n: float(np.interp(count, counts, [one[n] for one in same])) for n in names}))
+    if not pairs:
+        return []
+
+    def change(name: str) -> Callable[[tuple[Row, Row]], str]:
+        return lambda pair: f"{pair[1][name]:.1f} to {pair[0][name]:.1f}"
+
+    columns: dict[str, Callable[[tuple[Row, Row]], str]] = {
+        "model": lambda pair: model_name(pair[0]),
+        "sampling": lambda pair: str(sampling_of(pair[0])),
+        "computed": lambda pair: f"{pair[0]['computed_steps']:.1f}",
+        "PSNR, mean": change("psnr_mean"),
+        "worst tenth": change("psnr_worst_decile"),
+        "fast motion": change("psnr_fast_motion"),
+        "videos": lambda pair: str(pair[0]["videos"]),
+    }
+    return [
+        "**MoReg with a plan**, on the test set: from as many computes for every video to as many in the mean, by what",
+        "moves, in dB; the former interpolated between the counts that were measured.",
+        "",
+        *markdown(pairs, columns),
+    ]
 
 
 def finer(results: Row) -> list[str]:
@@ -371,7 +451,8 @@ def cost(measured: Row) -> list[str]:
         )
     return [
         "**Cost.** Memory at real sizes and what a skipped step takes, computed from shapes: predictions are kept in",
-        "float32, and a forecast moves eight of them for each condition, at 1 TB a second. Nothing of the model runs.",
+        "float32, and a forecast moves eight of them for each of two conditions, fourteen for one alone, at 1 TB a second.",
+        "Nothing of the model runs.",
         "",
         *markdown(measured["sizes"], columns),
         "",
@@ -391,6 +472,8 @@ def numbers(results: Row, before: Row, measured: Row, costs: Row) -> str:
     """The section, from ``latest.json``, ``before.json``, ``causal.json`` and ``cost.json``."""
     parts = [
         people(results),
+        in_diffusers(results),
+        moreg(results),
         finer(results),
         cost(costs),
         causal(measured),

@@ -484,6 +484,38 @@ def test_the_plans_gain_by_hand():
     assert table[0].endswith("| 12.0 | 50.0 (44.0) dB | 41.0 (46.0) dB | +9.0 (-2.0) dB | 4 |")
 
 
+def measured(method, setting, computed, mean, runner="comfyui"):
+    quality = {"psnr_mean": mean, "psnr_worst_decile": mean - 5, "psnr_fast_motion": mean - 2, "speedup": 1.9}
+    facts = {"runner": runner, "model": "adacache_demo_dit", "computed_steps": computed, "videos": 4}
+    return {"method": method, "setting": setting, **asdict(MAIN[1]), **quality, **facts}
+
+
+def test_a_plan_by_motion_stands_beside_one_of_as_many_computes_for_every_video():
+    rows = [
+        measured("adacache", "8 computes", 8.0, 30.0),
+        measured("adacache", "balanced", 10.0, 40.0),
+        measured("adacache", "10 computes, MoReg", 9.5, 38.5),
+        measured("adacache", "10 computes, finer", 10.0, 99.0),
+    ]
+    assert readme.moreg({"rows": rows[:2]}) == []
+    *_, line = readme.moreg({"rows": rows})
+    assert line.endswith("| 9.5 | 37.5 to 38.5 | 32.5 to 33.5 | 35.5 to 36.5 | 4 |")
+
+
+def test_of_each_cache_of_diffusers_the_closest_at_half_of_the_work_is_shown():
+    rows = [
+        measured("seacache", "all", 20.0, 99.0, "diffusers"),
+        measured("seacache", "slow", 11.5, 30.0, "diffusers"),
+        measured("seacache", "fast", 7.0, 20.0, "diffusers"),
+        measured("adacache", "balanced", 10.0, 40.0, "diffusers"),
+        measured("adacache", "balanced", 10.0, 50.0),
+    ]
+    shown, _, every = "\n".join(readme.in_diffusers({"rows": rows})).partition("<details>")
+    assert [line.split(" | ")[0] for line in shown.splitlines()[5:7]] == ["| **AdaCache**", "| SeaCache"]
+    assert "| slow |" in shown and "| fast |" not in shown and "| all |" not in shown
+    assert every.count("| SeaCache |") == 3 and "50.0" not in every
+
+
 def test_what_moreg_changes_by_hand():
     def found(setting, computed, mean, worst, fast, motion, **model):
         quality = {"psnr_mean": mean, "psnr_worst_decile": worst, "psnr_fast_motion": fast, "motion_ratio": motion}
@@ -516,7 +548,7 @@ def test_gpu_script_at_small_size(comfyui_path, tmp_path):
     assert uncached["measured_steps"] == 5
     assert balanced["computed_steps"] == 6  # the least of this preset
     tokens, channels, width = 3 * 4 * 4, 128, 256
-    assert balanced["cache_bytes"] == (2 + 1) * tokens * channels * 4  # two predictions and a correction
+    assert balanced["cache_bytes"] == (3 + 1) * tokens * channels * 4  # three predictions and a correction
     assert paper["cache_bytes"] == tokens * width * 4
     assert 0 < balanced["skipped_step_seconds"] < balanced["computed_step_seconds"]
     assert easycache["preset"] == "EasyCache"
