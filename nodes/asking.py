@@ -9,6 +9,8 @@ import torch
 from comfy.model_patcher import create_model_options_clone
 from torch import Tensor
 
+_MOST_LEVELS = 100  # before or behind a part, however short it is
+
 
 def scales_of(model_sampling: Any) -> Callable[[float], tuple[float, float]]:
     """How much signal and how much noise is in the state at a sigma, asked of the model's own parameterisation."""
@@ -30,7 +32,7 @@ def rest_of(model_sampling: Any, sigmas: Tensor) -> tuple[tuple[float, ...], tup
     """
     steps = len(sigmas) - 1
     highest, lowest = float(sigmas.max()), float(sigmas.min())
-    if not hasattr(model_sampling, "percent_to_sigma") or highest == lowest:
+    if not hasattr(model_sampling, "percent_to_sigma"):
         return (), ()
 
     def percent(sigma: float) -> float:
@@ -44,7 +46,9 @@ def rest_of(model_sampling: Any, sigmas: Tensor) -> tuple[tuple[float, ...], tup
         return min(float(model_sampling.percent_to_sigma(percent)), float(model_sampling.sigma_max))
 
     start, end = percent(highest), percent(lowest)
-    above, below = (round(steps * way / (end - start)) for way in (start, 1 - end))
+    if start == end:
+        return (), ()
+    above, below = (min(round(steps * way / (end - start)), _MOST_LEVELS) for way in (start, 1 - end))
     before = tuple(level(start * step / above) for step in range(above))
     after = tuple(level(end + (1 - end) * (step + 1) / below) for step in range(below))
     return (before, after) if sigmas[0] >= sigmas[-1] else (after[-2::-1], before[::-1])  # up from nothing is no step

@@ -182,6 +182,19 @@ class TestParts:
             planned_there(levels, 12, 24),
         ]
 
+    def test_the_rest_of_a_run_is_asked_of_the_model(self, wan):
+        from adacache.nodes.asking import rest_of
+
+        sampling, levels = wan.get_model_object("model_sampling"), sigmas(wan, 20)
+        assert rest_of(sampling, levels) == ((), ())
+        before, after = rest_of(sampling, levels[5:16])
+        assert before == pytest.approx(levels[:5].tolist(), abs=1e-4)
+        assert after == pytest.approx(levels[16:].tolist(), abs=1e-4)
+        up = rest_of(sampling, levels[5:16].flip(0))
+        assert up == (after[-2::-1], before[::-1])
+        assert rest_of(sampling, torch.tensor([0.7, 0.7])) == ((), ())
+        assert max(map(len, rest_of(sampling, torch.tensor([0.7, 0.69999])))) == 100
+
     def test_two_models_of_one_run_each_with_its_own_node(self, wan, pack):
         """Wan 2.2: the high-noise model makes the first steps, the low-noise model the others."""
         from adacache.nodes.inspector import AdaCacheInspector
