@@ -33,7 +33,6 @@ from .quality import Frames, compare
 from .records import Record, Records, rows
 from .settings import (
     BEST_FEWER,
-    CALIBRATORS,
     EXPERTS,
     GUIDED,
     MAIN,
@@ -73,8 +72,6 @@ SAMPLINGS = (
     Sampling(cfg=1.0),
     Sampling(cfg=6.0),
 )
-# What makes a line of its own in the plot; the other parts of a setting are what a line goes along.
-VARIANTS = ("order 0", "order 1", "order 2", "lite", *CALIBRATORS, BEST_FEWER)
 TRUTH_STEPS, TRUTH_SAMPLER = 200, "dpmpp_2m"  # 45 dB from 800 steps of Euler, 200 of which are at 36 to 41
 # One video decodes in as long as it takes to sample, more at once in a third of that each (on a CPU).
 DECODED_AT_ONCE = 5
@@ -175,11 +172,17 @@ def line_of(row: Record) -> str | None:
         if setting.startswith("paper-"):
             return None if "MoReg" in setting else "adacache, the paper's presets"
         return method if setting.endswith(" computes") or " " not in setting else None
-    return ", ".join([method, *(part for part in setting.split(", ") if part in VARIANTS)])
+    return f"{method}, {BEST_FEWER}" if setting.endswith(BEST_FEWER) else method
+
+
+def frontier(rows: list[Record]) -> list[Record]:
+    """Of a method's rows those that no other one of it is both faster and closer than, and that skip anything."""
+    rows = sorted((row for row in rows if row["computed_steps"] < row["steps"]), key=lambda row: -row["speedup"])
+    return [row for i, row in enumerate(rows) if all(row["psnr_mean"] > faster["psnr_mean"] for faster in rows[:i])]
 
 
 def plot(found: list[Record], folder: Path) -> None:
-    """Mean PSNR against speedup, a line for every method: a picture for every runner, of what most people sample."""
+    """Mean PSNR against speedup, of every method its best settings: a picture for every runner."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -202,7 +205,7 @@ def plot(found: list[Record], folder: Path) -> None:
         figure, row = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
         for axes, (sampling, lines) in zip(row[0], panels.items(), strict=True):
             for name, points in sorted(lines.items()):
-                points.sort(key=lambda r: r["speedup"])
+                points = frontier(points)
                 ours = name == "adacache"
                 axes.plot(
                     [r["speedup"] for r in points],

@@ -26,7 +26,7 @@ def draw() -> None:
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         sampling = sampling_of(row)
-        if row["truth_psnr"] is None or sampling not in (*MAIN, GUIDED):
+        if row["runner"] != "comfyui" or row["truth_psnr"] is None or sampling not in (*MAIN, GUIDED):
             continue
         name = f"{model_name(row)}: {sampling.steps} steps, {sampling.sampler}, cfg {sampling.cfg:g}"
         found.setdefault(name, {})[f"{row['method']} {row['setting']}".strip()] = row

@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks import compare as versions
 from benchmarks import readme, scenes
-from benchmarks.bench import line_of, measure, table, truth
+from benchmarks.bench import frontier, line_of, measure, table, truth
 from benchmarks.fixed import evenly
 from benchmarks.quality import EQUAL_DB, compare
 from benchmarks.records import Records, row
@@ -449,15 +449,22 @@ def test_rows_are_points_of_the_plots_lines():
         ("fewer", "10 steps, dpmpp_2m"): "fewer, dpmpp_2m",
         ("adacache", "10 computes, finer"): None,
         ("adacache sampler", "10 evaluations"): None,
-        ("taylorseer", "interval 4, order 1"): "taylorseer, order 1",
-        ("taylorseer", "interval 4, order 1, lite"): "taylorseer, order 1, lite",
-        ("dbcache", "threshold 0.1, TaylorSeer"): "dbcache, TaylorSeer",
-        ("dbcache", "mask slow, FoCa"): "dbcache, FoCa",
-        ("seacache", "threshold 0.25, order 1"): "seacache, order 1",
+        ("taylorseer", "interval 4, order 1, lite"): "taylorseer",
+        ("dbcache", "mask slow, FoCa"): "dbcache",
+        ("seacache", "threshold 0.25, order 1"): "seacache",
         ("magcache", "threshold 0.06, 3 skips"): "magcache",
         ("token refresh", "random, ratio 0.1, 9 computes"): None,
     }
     assert {row: line_of({"method": row[0], "setting": row[1]}) for row in lines} == lines
+
+
+def test_a_plots_line_goes_through_the_best_settings():
+    def row(speedup, psnr, computed=10.0):
+        return {"speedup": speedup, "psnr_mean": psnr, "computed_steps": computed, "steps": 20}
+
+    best = [row(3.0, 20.0), row(2.0, 30.0), row(1.5, 40.0)]
+    others = [row(2.5, 19.0), row(1.4, 39.0), row(0.98, 100.0, 20.0)]
+    assert frontier([others[0], best[2], others[2], best[0], others[1], best[1]]) == best
 
 
 def test_the_plans_gain_by_hand():
