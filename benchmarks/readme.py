@@ -126,12 +126,7 @@ def people(results: Row) -> list[str]:
         f"difference is worth: compare with the uncached row. {results['machine']}.",
         "",
         *markdown([row for row in rows if row["method"] == "uncached" or row in half], columns),
-        "",
-        "<details><summary>All that was measured</summary>",
-        "",
-        *markdown(rows, columns),
-        "",
-        "</details>",
+        *_everything(rows, columns),
     ]
 
 
@@ -142,6 +137,11 @@ def is_finer(row: Row) -> bool:
         or "finer" in row["setting"]
         or (row["method"] == "uncached" and row["setting"] != "")
     )
+
+
+def _everything(rows: Iterable[Row], columns: Columns) -> list[str]:
+    """A table that is folded away."""
+    return ["", "<details><summary>All that was measured</summary>", "", *markdown(rows, columns), "", "</details>"]
 
 
 def in_diffusers(results: Row) -> list[str]:
@@ -164,15 +164,10 @@ def in_diffusers(results: Row) -> list[str]:
     }
     return [
         f"**In diffusers**, with its caches and cache-dit's, demo model, {MAIN[1]}: of each method the setting that is",
-        f"closest to the uncached video with {MOST_OF_HALF:.0%} of the work or less, as its blocks' multiplications.",
+        f"closest to the uncached video with {MOST_OF_HALF:.1%} of the work or less, as its blocks' multiplications.",
         "",
         *markdown(sorted(best.values(), key=lambda row: -row["psnr_mean"]), columns),
-        "",
-        "<details><summary>All that was measured</summary>",
-        "",
-        *markdown(sorted(rows, key=lambda row: (-row["computed_steps"], row["method"], row["setting"])), columns),
-        "",
-        "</details>",
+        *_everything(sorted(rows, key=lambda row: (-row["computed_steps"], row["method"], row["setting"])), columns),
     ]
 
 
