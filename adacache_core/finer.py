@@ -21,6 +21,8 @@ def refine(steps: Steps, factor: int) -> Steps:
 
     Its own levels stay, in any direction; a part of a run stays the part that it is.
     """
+    if factor == 1:
+        return steps
     whole = steps.whole.sigmas
     levels = [whole[0]]
     for start, end in pairwise(whole):

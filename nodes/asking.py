@@ -42,8 +42,8 @@ def rest_of(model_sampling: Any, sigmas: Tensor) -> tuple[tuple[float, ...], tup
             low, high = (middle, high) if model_sampling.percent_to_sigma(middle) > sigma else (low, middle)
         return low
 
-    def level(percent: float) -> float:  # what is above all noise levels stands for the start
-        return min(float(model_sampling.percent_to_sigma(percent)), float(model_sampling.sigma_max))
+    def level(way: float) -> float:  # what is above all noise levels stands for the start
+        return min(float(model_sampling.percent_to_sigma(way)), float(model_sampling.sigma_max))
 
     start, end = percent(highest), percent(lowest)
     if start == end:
