@@ -21,8 +21,8 @@ SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 # whose first call computes anyway, ``_LEAST_OF_PART``.
 _LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
 _LEAST_OF_PART = 4
-# Where predictions bend, and how many times more a hold errs than that says: see ``curvature``, ``drift``. Fitted.
-_BENT, _HELD = 0.2, 2.0
+# Where predictions bend: see ``curvature``. Fitted.
+_BENT = 0.2
 # A forecast is not trusted over more calls in a row.
 MAXIMUM_GAP = 16
 # The first call computes, another one, since a trend needs two points, and the last one, since nothing after it could
@@ -185,7 +185,7 @@ def _held_errors(times: Sequence[float], influences: Sequence[float], longest: i
     """Error of computing the first call, then the one h behind it, all between held: float64 ``[gaps h]``."""
     reach = min(longest, len(times) - 1)
     start = drift(times[0])
-    strayed = [_HELD * influences[call] * abs(drift(times[call]) - start) for call in range(reach)]
+    strayed = [influences[call] * abs(drift(times[call]) - start) for call in range(reach)]
     summed = torch.tensor(strayed, dtype=torch.float64).cumsum(0)
     grown = torch.tensor([amplification(time) for time in times[1 : reach + 1]], dtype=torch.float64)
     return (grown * summed) ** 2

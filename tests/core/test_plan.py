@@ -25,7 +25,7 @@ def computed(reasons):
 
 def error(times, influences, chosen, last=LAST):
     """The sum that a plan minimises, written down once more."""
-    held = sum(2 * influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, chosen[1]))
+    held = sum(influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, chosen[1]))
     total = (amplification(times[chosen[1]]) * held) ** 2
     for before, latest, after in zip(chosen, chosen[1:], chosen[2:], strict=False):
         u = [variable(times[call]) for call in (before, latest)]
