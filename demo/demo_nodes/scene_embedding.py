@@ -8,6 +8,8 @@ import torch
 
 TEXT_DIM = 4096  # the width that ComfyUI expects of a Wan model's text encoder
 
+WORDS = 10  # of a prompt that is a sentence
+
 ATTRIBUTES = {
     "motion": ("still", "slow", "fast", "changing"),
     "camera": ("static", "pan"),
@@ -33,6 +35,17 @@ def embed_scene(attributes: dict[str, str]) -> torch.Tensor:
 def embed_empty() -> torch.Tensor:
     """[1, 1, 4096]: the empty prompt, one zero token."""
     return torch.zeros(1, 1, TEXT_DIM)
+
+
+def embed_words(prompt: str) -> torch.Tensor:
+    """[1, WORDS, 4096]: a token for each word, then zeros. ValueError for more words than ``WORDS``."""
+    words = prompt.split()
+    if len(words) > WORDS:
+        raise ValueError(f"{prompt}: expected at most {WORDS} words, got {len(words)}.")
+    tokens = torch.zeros(1, WORDS, TEXT_DIM)
+    for place, word in enumerate(words):
+        tokens[0, place] = _token(word)
+    return tokens
 
 
 def _token(word: str) -> torch.Tensor:
