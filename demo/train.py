@@ -108,6 +108,11 @@ def descend(loss: Tensor, model: nn.Module, optimizers: list[torch.optim.Optimiz
         optimizer.step()
 
 
+def smoothed(mean: float, loss: Tensor) -> float:
+    """What to print of a loss: a running mean, that begins at NaN."""
+    return loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+
+
 def progress_state(step: int, clock: Clock, optimizers: list[torch.optim.Optimizer]) -> dict:
     return {"step": step, "seconds": clock.spent, "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
 
@@ -273,16 +278,19 @@ def psnr(vae: nn.Module, held_out: Tensor, device: str) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def fold_latent_statistics(vae: nn.Module, held_in: Tensor, device: str) -> None:
-    """Gives the latents the mean and standard deviation per channel that ComfyUI's `Wan21` latent format takes off.
-
-    They are 1x1 affine maps, so they go into the convolutions on either side of the latents.
-    """
+def fold_latent_statistics(
+    vae: nn.Module, held_in: Tensor, device: str, wanted_mean: Tensor, wanted_std: Tensor
+) -> None:
+    """Gives the latents the mean and standard deviation per channel that ComfyUI's latent format takes off."""
     latents = torch.cat([encode(vae, to_model(pixels[None], device)) for pixels in held_in])
-    wanted = comfy.latent_formats.Wan21()
     mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
-    scale = wanted.latents_std.flatten().to(device) / std
-    offset = wanted.latents_mean.flatten().to(device) - scale * mean
+    scale = wanted_std.to(device) / std
+    rescale_latents(vae, scale, wanted_mean.to(device) - scale * mean)
+
+
+@torch.no_grad()
+def rescale_latents(vae: nn.Module, scale: Tensor, offset: Tensor) -> None:
+    """Makes the latents `scale * latent + offset` per channel, by the convolutions on either side: it is a 1x1 map."""
     vae.conv1.weight[:16] *= scale.view(-1, 1, 1, 1, 1)
     vae.conv1.bias[:16] = vae.conv1.bias[:16] * scale + offset
     vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
@@ -307,16 +315,25 @@ def train_vae(options: argparse.Namespace) -> None:
         loss = vae_loss(vae, to_model(next(batches), device))
         descend(loss, vae, optimizers, clock)
         step += 1
-        average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
+        average = smoothed(average, loss)
         if clock.due(120) or clock.progress >= 1:
             save({"vae": vae.state_dict()} | progress_state(step, clock, optimizers), path)
             say("vae", clock, step, f"loss {average:.4f} psnr {psnr(vae, held_out[:1], device)[0]:.1f}")
     print("vae: held-out psnr {:.2f}, worst {:.2f}".format(*psnr(vae, held_out, device)), flush=True)
-    fold_latent_statistics(vae, pool[:16], device)
+    wanted = comfy.latent_formats.Wan21()
+    fold_latent_statistics(vae, pool[:16], device, wanted.latents_mean.flatten(), wanted.latents_std.flatten())
     save({"vae": vae.state_dict()}, options.work / "vae_folded.pt")
 
 
 # --- Latents ---------------------------------------------------------------------------------------------------------
+
+
+def on_one_core(seed: int) -> None:
+    """For training beside other work, VAE and all."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(seed)
+    comfy.ldm.wan.vae.RMS_norm.forward = fast_rms_norm
 
 
 def start_worker(work: Path) -> None:
@@ -451,7 +468,7 @@ def train_dit(options: argparse.Namespace) -> None:
         descend(loss, dit, optimizers, clock)
         step += 1
         update_average(average, dit, step)
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        mean = smoothed(mean, loss)
         if clock.due(120) or clock.progress >= 1:
             weights = {"dit": dit.state_dict(), "average": average.state_dict()}
             save(weights | progress_state(step, clock, optimizers), path)

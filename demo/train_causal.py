@@ -135,7 +135,7 @@ def train_causal(options: argparse.Namespace) -> None:
         train.descend(loss, dit, optimizers, clock)
         clock.done += 1
         train.update_average(average, dit, clock.done)
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        mean = train.smoothed(mean, loss)
         if clock.due(120) or clock.progress >= 1:
             weights = {"dit": dit.state_dict(), "average": average.state_dict()}
             train.save(weights | train.progress_state(clock.done, clock, optimizers), path)

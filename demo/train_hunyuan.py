@@ -83,6 +83,13 @@ def build() -> nn.Module:
     return dit
 
 
+def make_trainable() -> None:
+    """What ComfyUI runs for this family has a backward pass from here on."""
+    comfy.model_management.in_training = True  # of RoPE
+    for module in (comfy.ldm.flux.math, comfy.ldm.hunyuan_video.model):
+        module.optimized_attention = train.attention_pytorch
+
+
 def optimizers_of(dit: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for everything else that learns."""
     blocks = [*dit.double_blocks.named_parameters(), *dit.single_blocks.named_parameters()]
@@ -123,15 +130,11 @@ def demo_vae() -> dict[str, Tensor]:
 
 def refold(scale: float) -> dict[str, Tensor]:
     """The demo model's VAE with latents that are standard normal after ``scale``, as its family expects them."""
-    vae = demo_vae()
-    wan = comfy.latent_formats.Wan21()
-    mean, std = wan.latents_mean.flatten(), wan.latents_std.flatten()
-    factor = 1 / (std * scale)
-    vae["conv1.weight"][:16] *= factor.view(-1, 1, 1, 1, 1)
-    vae["conv1.bias"][:16] = (vae["conv1.bias"][:16] - mean) * factor
-    vae["conv2.bias"] += vae["conv2.weight"].flatten(1) @ mean
-    vae["conv2.weight"] /= factor.view(1, -1, 1, 1, 1)
-    return vae
+    vae, wan = train.build_vae(), comfy.latent_formats.Wan21()
+    vae.load_state_dict(demo_vae())
+    factor = 1 / (wan.latents_std.flatten() * scale)
+    train.rescale_latents(vae, factor, -factor * wan.latents_mean.flatten())
+    return vae.state_dict()
 
 
 def main() -> None:
@@ -142,13 +145,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--seed", type=int, default=0, help="added to the number of the step where training goes on")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(options.seed)
-    train.comfy.ldm.wan.vae.RMS_norm.forward = train.fast_rms_norm
-    comfy.model_management.in_training = True  # a RoPE that has a backward pass
-    for module in (comfy.ldm.flux.math, comfy.ldm.hunyuan_video.model):
-        module.optimized_attention = train.attention_pytorch
+    train.on_one_core(options.seed)
+    make_trainable()
     dit, average = build(), build().requires_grad_(False)
     optimizers, step, clock, mean = optimizers_of(dit), 0, train.Clock(options.minutes), math.nan
     path, latents, scenes = options.work / "hunyuan.pt", [], []
@@ -168,7 +166,7 @@ def main() -> None:
         train.descend(loss, dit, optimizers, clock)
         step += 1
         train.update_average(average, dit, step)
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        mean = train.smoothed(mean, loss)
         if clock.due(120) or clock.progress >= 1:
             weights = {"dit": dit.state_dict(), "average": average.state_dict()}
             known = {"latents": pool.latents, "scenes": pool.scenes}

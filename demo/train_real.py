@@ -30,9 +30,6 @@ from scene_embedding import embed_words
 from torch import Tensor, nn
 
 import comfy.latent_formats  # isort: skip
-import comfy.ldm.flux.math  # isort: skip
-import comfy.ldm.hunyuan_video.model  # isort: skip
-import comfy.model_management  # isort: skip
 
 PROMPTS: dict[str, str] = json.loads((train.HERE / "real_clips.json").read_text())
 SIDE, CROP, FRAMES = 144, 128, 17  # of a clip in pixels, of the part that is learned, and its length
@@ -90,25 +87,14 @@ def train_vae(options: argparse.Namespace) -> None:
         loss = train.vae_loss(vae, train.to_model(batch, "cpu"))
         train.descend(loss, vae, optimizers, clock)
         step += 1
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        mean = train.smoothed(mean, loss)
         if clock.due(120) or clock.progress >= 1:
             train.save({"vae": vae.state_dict()} | train.progress_state(step, clock, optimizers), path)
             train.say("vae", clock, step, f"loss {mean:.4f} psnr {train.psnr(vae, whole, 'cpu')[0]:.1f}")
-    fold(vae, whole)
+    scale = comfy.latent_formats.HunyuanVideo().scale_factor
+    train.fold_latent_statistics(vae, whole, "cpu", torch.zeros(16), torch.full((16,), 1 / scale))
     train.save({"vae": vae.state_dict()}, options.work / "vae_folded.pt")
     train.write_weights(vae.state_dict(), options.out / "adacache_real_vae.safetensors", None)
-
-
-@torch.no_grad()
-def fold(vae: nn.Module, clips: Tensor) -> None:
-    """Latents of mean 0 and deviation 1 per channel after the family's scale, by the 1x1 convolutions around them."""
-    latents = torch.cat([train.encode(vae, train.to_model(clip[None], "cpu")) for clip in clips])
-    mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
-    scale = 1 / (std * comfy.latent_formats.HunyuanVideo().scale_factor)
-    vae.conv1.weight[:16] *= scale.view(-1, 1, 1, 1, 1)
-    vae.conv1.bias[:16] = (vae.conv1.bias[:16] - mean) * scale
-    vae.conv2.bias += vae.conv2.weight.flatten(1) @ mean
-    vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
 
 
 class Pool:
@@ -138,9 +124,7 @@ class Pool:
 
 def train_dit(options: argparse.Namespace) -> None:
     """The diffusion model, from the one of procedural videos on; exports at every checkpoint."""
-    for module in (comfy.ldm.flux.math, comfy.ldm.hunyuan_video.model):
-        module.optimized_attention = train.attention_pytorch
-    comfy.model_management.in_training = True  # a RoPE that has a backward pass
+    train_hunyuan.make_trainable()
     clips, vae = read_clips(options.clips), train.build_vae().eval()
     vae.load_state_dict(torch.load(options.work / "vae_folded.pt")["vae"])
     dit, average = (train_hunyuan.build() for _ in range(2))
@@ -165,7 +149,7 @@ def train_dit(options: argparse.Namespace) -> None:
         train.descend(loss, dit, optimizers, clock)
         step += 1
         train.update_average(average, dit, step)
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        mean = train.smoothed(mean, loss)
         if clock.due(120) or clock.progress >= 1:
             weights = {"dit": dit.state_dict(), "average": average.state_dict(), "latents": pool.latents}
             train.save(weights | train.progress_state(step, clock, optimizers), path)
@@ -183,10 +167,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0, help="added to the number of the step where training goes on")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(options.seed)
-    train.comfy.ldm.wan.vae.RMS_norm.forward = train.fast_rms_norm
+    train.on_one_core(options.seed)
     {"vae": train_vae, "dit": train_dit}[options.stage](options)
 
 
