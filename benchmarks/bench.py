@@ -49,11 +49,13 @@ from .settings import (
     token_settings,
 )
 
+REAL = "adacache_real_dit"
 WEIGHTS = REPOSITORY / "demo" / "weights"
 VAES = {
     "adacache_demo_dit": "adacache_demo_vae",
     "adacache_narrow_dit": "adacache_demo_vae",  # so that nothing is tuned to one network
     "adacache_hunyuan_dit": "adacache_hunyuan_vae",  # another family, that nothing is tuned to
+    REAL: "adacache_real_vae",  # of that family, too, and of clips that look real
     EXPERTS: "adacache_demo_vae",  # the first two, one after the other
 }
 MODELS = tuple(VAES)
@@ -128,7 +130,9 @@ def measure(
         say(f"{runner.name}, {sampling}: scene {number + 1} of {len(videos)}, {len(todo)} methods")
 
 
-def truth(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, sampling: Sampling) -> Frames | None:
+def truth(
+    runner: ComfyUIRunner | DiffusersRunner, scene: Scene | scenes.Words, seed: int, sampling: Sampling
+) -> Frames | None:
     """The converged video, where people sample most; None elsewhere, since it takes as long as ten others."""
     if sampling not in (*MAIN, GUIDED):
         return None
@@ -136,7 +140,9 @@ def truth(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, samp
 
 
 @lru_cache(maxsize=SCENES)  # the two main settings differ in the sampler only
-def _converged(runner: ComfyUIRunner | DiffusersRunner, scene: Scene, seed: int, finest: Sampling) -> Frames:
+def _converged(
+    runner: ComfyUIRunner | DiffusersRunner, scene: Scene | scenes.Words, seed: int, finest: Sampling
+) -> Frames:
     frames: Frames = runner.decode(runner.sample(scene, seed, finest, UNCACHED).latent)[0]
     return frames
 
@@ -286,8 +292,11 @@ def main() -> None:
         print(f"{(time.monotonic() - started) / 60:6.1f} min  {text}", flush=True)
 
     records = Records(options.work / "samples.jsonl")
-    videos = scenes.SETS[options.set](options.scenes or (SHORT_SCENES if options.short else SCENES))
+    count = options.scenes or (SHORT_SCENES if options.short else SCENES)
     for model in options.model or (MODELS[:1] if options.short else MODELS):
+        if model == REAL and options.set != "test":
+            continue  # nothing is fitted to it
+        videos = scenes.real(count) if model == REAL else scenes.SETS[options.set](count)
         vae, weights = (WEIGHTS / f"{name}.safetensors" for name in (VAES[model], model))
         if model == EXPERTS:
             comfyui: ComfyUIRunner = ExpertsRunner(tuple(weights.with_stem(name) for name in MODELS[:2]), vae)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +20,7 @@ from demo.comfyui import REPOSITORY, find_comfyui
 from demo.scenes import Scene
 
 from .fixed import evenly
+from .scenes import Words, embed
 from .settings import EXPERTS, Sampling, Setting
 
 LATENT = (1, 16, 5, 16, 16)  # 17 frames of 128 x 128
@@ -76,7 +77,7 @@ class ComfyUIRunner:
         self._model = comfy.sd.load_diffusion_model(str(weights))
         self._vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae)))
 
-    def sample(self, scene: Scene, seed: int, sampling: Sampling, setting: Setting) -> Sampled:
+    def sample(self, scene: Scene | Words, seed: int, sampling: Sampling, setting: Setting) -> Sampled:
         """Sample a scene; ``uncached`` is the model as it is, ``fewer`` the same with that many steps."""
         options = setting.arguments
         if setting.method in PLAIN:
@@ -128,7 +129,7 @@ def denoise(
     model: Any,
     noise: Tensor,
     latent: Tensor,
-    scene: Scene,
+    scene: Scene | Words,
     seed: int,
     sampling: Sampling,
     part: range,
@@ -138,10 +139,10 @@ def denoise(
     """A part of the steps, from noise where it is the first one; what KSampler (Advanced) does."""
     import comfy.sample
     import comfy.samplers
-    from scene_embedding import embed_empty, embed_scene
+    from scene_embedding import embed_empty
 
     pooled = {"pooled_output": torch.zeros(1, 768)}  # HunyuanVideo's second text encoder, which has nothing to say
-    conditions = [[embed_scene(asdict(scene)), pooled]], [[embed_empty(), pooled]]
+    conditions = [[embed(scene), pooled]], [[embed_empty(), pooled]]
     common = {"callback": lambda *_: facts.step(), "disable_pbar": True, "seed": seed}
     sampled: Tensor
     if "evaluations" in options:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from demo.scenes import Scene
 
 from .comfyui_runner import LATENT, ComfyUIRunner, Facts, Sampled
 from .fixed import evenly
+from .scenes import embed
 from .settings import Sampling, Setting
 
 # Of blocks 0 to Fn - 1; the default of 8 is made for models with some 40 blocks, a fifth of which is 2 of our 10.
@@ -188,10 +189,10 @@ class _Loop:
         return Facts(lambda: statistics.cache_bytes)
 
     def __call__(self, scene: Scene, seed: int, facts: Facts) -> Tensor:
-        from scene_embedding import embed_empty, embed_scene  # on the path through demo.scenes
+        from scene_embedding import embed_empty  # on the path through demo.scenes
 
         latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
-        text = embed_scene(asdict(scene))
+        text = embed(scene)
         if self.conditions == 2:
             # Attention to copies of one token is attention to that token.
             text = torch.cat([embed_empty().expand_as(text), text])

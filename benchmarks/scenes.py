@@ -8,12 +8,28 @@ Nothing may be chosen by what the test scenes give: a constant, a preset, a rule
 from __future__ import annotations
 
 import itertools
+import json
 import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
+from torch import Tensor
+
+from demo.comfyui import REPOSITORY
 from demo.scenes import ATTRIBUTES, Scene
 
-_DEVELOPMENT_SEEDS, _TEST_SEEDS = 20_000, 70_000
-Video = tuple[Scene, int]  # with the seed of its noise
+_DEVELOPMENT_SEEDS, _TEST_SEEDS, _REAL_SEEDS = 20_000, 70_000, 90_000
+
+
+@dataclass(frozen=True)
+class Words:
+    """A prompt of the model of video that looks real."""
+
+    prompt: str
+    motion: str = ""  # nobody has sorted its clips by that
+
+
+Video = tuple[Scene | Words, int]  # with the seed of its noise
 
 
 def development(count: int) -> list[Video]:
@@ -24,6 +40,19 @@ def development(count: int) -> list[Video]:
 def test(count: int) -> list[Video]:
     """Videos to publish numbers of; the same ones first, whatever the count."""
     return _videos(_shuffled()[1::2], count, _TEST_SEEDS)
+
+
+def real(count: int) -> list[Video]:
+    """Videos of the model that nothing is fitted to, so that all are for the tests: its prompts in turn."""
+    prompts = list(json.loads((REPOSITORY / "demo" / "real_clips.json").read_text()).values())
+    return [(Words(prompts[number % len(prompts)]), _REAL_SEEDS + number) for number in range(count)]
+
+
+def embed(scene: Scene | Words) -> Tensor:
+    """What the demo models are told, ``[1, tokens, 4096]``."""
+    from scene_embedding import embed_scene, embed_words
+
+    return embed_words(scene.prompt) if isinstance(scene, Words) else embed_scene(asdict(scene))
 
 
 def _shuffled() -> list[Scene]:
@@ -39,4 +68,4 @@ def _videos(scenes: list[Scene], count: int, first_seed: int) -> list[Video]:
     return [(scene, first_seed + index) for index, scene in enumerate(scenes[:count])]
 
 
-SETS = {"test": test, "dev": development}
+SETS: dict[str, Callable[[int], list[Video]]] = {"test": test, "dev": development}

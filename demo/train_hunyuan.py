@@ -101,7 +101,7 @@ def optimizers_of(dit: nn.Module) -> list[torch.optim.Optimizer]:
 
 def loss_of(dit: nn.Module, x: Tensor, context: Tensor) -> Tensor:
     """Flow matching as ComfyUI samples it: see train.dit_loss."""
-    sigma, noise = train.noise_levels(len(x)), torch.randn_like(x)
+    sigma, noise = train.noise_levels(len(x)).to(x.device), torch.randn_like(x)
     s = sigma.view(-1, 1, 1, 1, 1)
     pooled = x.new_zeros(len(x), CONFIG["vec_in_dim"])  # this family's second text encoder, which has nothing to say
     return F.mse_loss(dit(s * noise + (1 - s) * x, 1000 * sigma, context, pooled), noise - x)

@@ -205,6 +205,30 @@ def test_the_model_that_nothing_is_tuned_to(demo_weights):
     assert abs(runner.decode(whole.latent).astype(int) - other).max() <= 2
 
 
+def test_prompts_of_the_model_that_looks_real():
+    """In turn, each with a noise of its own that no other set has."""
+    videos = scenes.real(50)
+    assert len({scene for scene, _ in videos[:43]}) == 43
+    assert videos[43][0] == videos[0][0]
+    others = {seed for of_set in (scenes.test, scenes.development) for _, seed in of_set(432)}
+    assert len({seed for _, seed in videos} - others) == 50
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("comfy_imports")
+def test_the_model_that_looks_real_draws_what_the_prompt_says(demo_weights):
+    from benchmarks.comfyui_runner import ComfyUIRunner
+
+    runner = ComfyUIRunner(*(demo_weights / f"adacache_real_{part}.safetensors" for part in ("dit", "vae")))
+    sampling = Sampling(12, "res_multistep", 5.0, 1.0)
+    prompts = ("flowers grow under a blue sky", "red fox walks through snow")
+    latents = [runner.sample(scenes.Words(prompt), 0, sampling, UNCACHED).latent for prompt in prompts]
+    flowers, fox = runner.decode(torch.cat(latents)).reshape(2, 17, -1, 3).mean(axis=(1, 2))
+    assert flowers[2] > flowers[0] + 30  # blue over red, of 255
+    assert fox[2] < fox[0] + 10
+    assert fox.mean() > 150  # snow
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("comfy_imports")
 def test_two_experts_are_as_one_where_they_are_the_same(demo_weights):
