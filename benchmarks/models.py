@@ -1,4 +1,4 @@
-"""Draws docs/models.jpg: what the models of the benchmarks make, the first and the last frame of their first test videos.
+"""Draws docs/models.jpg: what the models of the benchmarks make, first and last frame of their first test videos.
 
     python -m benchmarks.models      # two minutes
 """
