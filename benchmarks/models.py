@@ -1,6 +1,6 @@
 """Draws docs/models.jpg: what the models of the benchmarks make, first and last frame of their first test videos.
 
-    python -m benchmarks.models      # two minutes
+python -m benchmarks.models      # two minutes
 """
 
 from __future__ import annotations
