@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +22,10 @@ from demo.scenes import Scene
 
 from .fixed import evenly
 from .scenes import Words, embed
-from .settings import EXPERTS, Sampling, Setting
+from .settings import EXPERTS, GITS, Sampling, Setting
 
 LATENT = (1, 16, 5, 16, 16)  # 17 frames of 128 x 128
-
+LEVELS = Path(__file__).parent / "results" / "levels.json"  # see levels.py
 
 PLAIN = ("uncached", "fewer", "solver")  # ComfyUI's samplers on the model as it is
 
@@ -83,6 +84,8 @@ class ComfyUIRunner:
         if setting.method in PLAIN:
             other = options.get("sampler", sampling.sampler)
             sampling = replace(sampling, steps=options.get("computes", sampling.steps), sampler=other)
+        if options.get("scheduler") == GITS:
+            options["levels"] = json.loads(LEVELS.read_text())[self.model][f"cfg {sampling.cfg:g}"][str(sampling.steps)]
         noise = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
         latent, seconds, work, held = torch.zeros(LATENT), 0.0, 0.0, list[int]()
         for base, part in self._parts(sampling):
@@ -145,11 +148,17 @@ def denoise(
     conditions = [[embed(scene), pooled]], [[embed_empty(), pooled]]
     common = {"callback": lambda *_: facts.step(), "disable_pbar": True, "seed": seed}
     sampled: Tensor
+    own, sigmas = options.get("solver"), torch.tensor(options.get("levels", ()))
     if "evaluations" in options:
         from adacache.nodes.sampler import AdaCacheSampler
 
         (own,) = AdaCacheSampler.execute(options["evaluations"]).args
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", sampling.steps)
+    elif len(sigmas):
+        own = comfy.samplers.ksampler(sampling.sampler)
+    if own is not None:
+        if not len(sigmas):
+            model_sampling = model.get_model_object("model_sampling")
+            sigmas = comfy.samplers.calculate_sigmas(model_sampling, "simple", sampling.steps)
         sampled = comfy.sample.sample_custom(model, noise, sampling.cfg, own, sigmas, *conditions, latent, **common)
         return sampled
     sampled = comfy.sample.sample(

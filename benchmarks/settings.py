@@ -43,9 +43,11 @@ EXPERTS = "adacache_experts"  # the name of that pair of models
 
 
 # So many evaluations are looked at where closeness to the converged video counts, with the samplers and schedulers that
-# came closest to it at one of these counts on development scenes, of six samplers on four schedulers.
+# came closest to it at one of these counts on development scenes, of six samplers on four schedulers, and with levels
+# that are placed for the model at hand, see levels.py.
 EVALUATIONS = (6, 8, 10, 14, 20)
-SOLVERS = (("dpmpp_2m", "simple"), ("ipndm", "beta"))
+GITS = "gits"
+SOLVERS = (("dpmpp_2m", "simple"), ("ipndm", "beta"), ("ipndm", GITS))
 # Of all samplers the closest to the converged video at 10 steps, cfg 1, on development scenes.
 BEST_FEWER = "dpmpp_2m"
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks import compare as versions
-from benchmarks import readme, scenes
+from benchmarks import levels, readme, scenes
 from benchmarks.bench import frontier, line_of, measure, table, truth
 from benchmarks.fixed import evenly
 from benchmarks.quality import EQUAL_DB, compare
@@ -227,6 +227,24 @@ def test_the_model_that_looks_real_draws_what_the_prompt_says(demo_weights):
     assert flowers[2] > flowers[0] + 30  # blue over red, of 255
     assert fox[2] < fox[0] + 10
     assert fox.mean() > 150  # snow
+
+
+def test_levels_are_placed_where_steps_err_least():
+    no = math.inf
+    errors = torch.tensor([[no, 1, 3, 9], [no, no, 1, 4], [no, no, no, 1], [no] * 4], dtype=torch.float64)
+    assert levels.placed(errors, 1) == [0, 3]
+    assert levels.placed(errors, 2) == [0, 2, 3]  # 3 + 1, not 1 + 4
+    assert levels.placed(errors, 2, ahead=0.5) == [0, 1, 3]  # 1 + 4 / 2, not 3 + 1 / 2
+    assert levels.placed(errors, 3) == [0, 1, 2, 3]
+
+
+def test_one_step_errs_by_how_far_the_way_bends():
+    """On x = (1 - s)^2 a step from 0.5, where x is 0.25 and its slope -1, ends at 0.75 in place of 1."""
+    way = [(s, torch.tensor([[(1 - s) ** 2]]), torch.tensor([[2 * (s - 1)]])) for s in (1.0, 0.5, 0.0)]
+    errors = levels.costs(way)
+    assert errors[0, 1:].tolist() == [0.25, 1.0]
+    assert errors[1, 2] == pytest.approx(0.25)
+    assert torch.isinf(errors.tril()[0, 0])
 
 
 @pytest.mark.long
