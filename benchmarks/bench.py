@@ -188,7 +188,10 @@ def frontier(rows: list[Record]) -> list[Record]:
 
 
 def plot(found: list[Record], folder: Path) -> None:
-    """Mean PSNR against speedup, of every method its best settings: a picture for every runner."""
+    """Mean PSNR against speedup, of every method its best settings: a picture for every runner.
+
+    Of the model that looks real where it was measured, since nothing was fitted to it; else of the demo model.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -196,10 +199,12 @@ def plot(found: list[Record], folder: Path) -> None:
 
     for runner in RUNNERS:
         panels: dict[Sampling, dict[str, list[Record]]] = {}
+        measured = {r["model"] for r in found if r["runner"] == runner}
+        model = REAL if REAL in measured else MODELS[0]
         for sampling in (*MAIN, Sampling()):
             lines: dict[str, list[Record]] = defaultdict(list)
             for r in found:
-                if (r["runner"], r["model"], readme.sampling_of(r)) == (runner, MODELS[0], sampling) and line_of(r):
+                if (r["runner"], r["model"], readme.sampling_of(r)) == (runner, model, sampling) and line_of(r):
                     lines[str(line_of(r))].append(r)
             if lines:
                 panels[sampling] = lines
@@ -225,6 +230,7 @@ def plot(found: list[Record], folder: Path) -> None:
             axes.set(xlabel="times faster, by the clock", title=str(sampling))
             axes.grid(alpha=0.3)
         row[0][0].set_ylabel("PSNR to the uncached video, dB")
+        figure.suptitle(f"model: {readme.model_name({'model': model})}")
         handles = {
             label: handle for axes in row[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }

@@ -183,13 +183,14 @@ def moreg(results: Row) -> list[str]:
         for row in rows:
             if row["setting"].endswith(", MoReg"):
                 counts, count = [one["computed_steps"] for one in same], row["computed_steps"]
-                names = ("psnr_mean", "psnr_worst_decile", "psnr_fast_motion")
+                every = ("psnr_mean", "psnr_worst_decile", "psnr_fast_motion")
+                names = [name for name in every if row[name] is not None]
                 pairs.append((row, {n: float(np.interp(count, counts, [one[n] for one in same])) for n in names}))
     if not pairs:
         return []
 
     def change(name: str) -> Callable[[tuple[Row, Row]], str]:
-        return lambda pair: f"{pair[1][name]:.1f} to {pair[0][name]:.1f}"
+        return lambda pair: f"{pair[1][name]:.1f} to {pair[0][name]:.1f}" if name in pair[1] else "-"
 
     columns: dict[str, Callable[[tuple[Row, Row]], str]] = {
         "model": lambda pair: model_name(pair[0]),
@@ -332,7 +333,7 @@ def motion(results: Row) -> list[str]:
         return []
 
     def change(name: str, form: str) -> Callable[[tuple[Row, Row]], str]:
-        return lambda pair: " to ".join(format(row[name] or 0, form) for row in pair)
+        return lambda pair: " to ".join("-" if row[name] is None else format(row[name], form) for row in pair)
 
     columns: dict[str, Callable[[tuple[Row, Row]], str]] = {
         "model": lambda pair: model_name(pair[0]),

@@ -49,6 +49,7 @@ def row(records: list[Record]) -> Record:
     truths = [record["truth_psnr"] for record in records if record["truth_psnr"] is not None]
     # Still scenes have no motion to lose.
     moving = [record["motion_ratio"] for record in records if record["motion"] != "still"]
+    fast = [record["psnr"] for record in records if record["motion"] == "fast"]
     return {
         "set": first["set"],
         "runner": first["runner"],
@@ -60,7 +61,7 @@ def row(records: list[Record]) -> Record:
         "speedup": statistics.median(record["uncached_seconds"] / record["seconds"] for record in records),
         "psnr_mean": statistics.mean(values["psnr"]),
         "psnr_worst_decile": worst_tenth(values["psnr"]),
-        "psnr_fast_motion": statistics.mean([r["psnr"] for r in records if r["motion"] == "fast"] or [float("nan")]),
+        "psnr_fast_motion": statistics.mean(fast) if fast else None,
         "truth_psnr": statistics.mean(truths) if truths else None,
         "truth_worst": worst_tenth(truths) if truths else None,
         "ssim_mean": statistics.mean(values["ssim"]),

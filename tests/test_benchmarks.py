@@ -124,6 +124,7 @@ def test_a_row_by_hand():
     assert found["psnr_mean"] == 35.0
     assert found["psnr_worst_decile"] == 30.0
     assert found["psnr_fast_motion"] == 30.0
+    assert row(records[2:])["psnr_fast_motion"] is None
     assert found["speedup"] == 2.0  # median of 3, 2 and 1.5
     assert found["computed_steps"] == 14.0
     assert found["motion_ratio"] == 0.8
@@ -549,6 +550,8 @@ def test_a_plan_by_motion_stands_beside_one_of_as_many_computes_for_every_video(
     assert readme.moreg({"rows": rows[:2]}) == []
     *_, line = readme.moreg({"rows": rows})
     assert line.endswith("| 9.5 | 37.5 to 38.5 | 32.5 to 33.5 | 35.5 to 36.5 | 4 |")
+    *_, unsorted = readme.moreg({"rows": [{**row, "psnr_fast_motion": None} for row in rows]})
+    assert unsorted.endswith("| 9.5 | 37.5 to 38.5 | 32.5 to 33.5 | - | 4 |")
 
 
 def test_of_each_cache_of_diffusers_the_closest_at_half_of_the_work_is_shown():

@@ -108,7 +108,7 @@ def test_links_lead_somewhere(page):
     assert not [target for target in targets if "://" not in target and not (page.parent / target).exists()]
 
 
-MODELS = {"": "demo", ", two experts": "experts", ", another family": "hunyuan"}
+MODELS = {"": "demo", ", two experts": "experts", ", another family": "hunyuan", ", looks real": "real"}
 
 
 def test_its_numbers_are_those_of_the_results():
