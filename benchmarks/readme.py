@@ -471,6 +471,7 @@ def numbers(results: Row, before: Row, measured: Row, costs: Row) -> str:
         in_diffusers(results),
         moreg(results),
         finer(results),
+        schedules(results),
         cost(costs),
         causal(measured),
         [BEFORE],
