@@ -79,6 +79,24 @@ TRUTH_STEPS, TRUTH_SAMPLER = 200, "dpmpp_2m"  # 45 dB from 800 steps of Euler, 2
 DECODED_AT_ONCE = 5
 
 
+def file_of(name: str) -> Path:
+    """The weights of a diffusion model or a VAE."""
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def runner_of(model: str) -> ComfyUIRunner:
+    """One of ``MODELS`` in ComfyUI."""
+    vae = file_of(VAES[model])
+    if model == EXPERTS:
+        return ExpertsRunner((file_of(MODELS[0]), file_of(MODELS[1])), vae)
+    return ComfyUIRunner(file_of(model), vae)
+
+
+def videos_of(model: str, of_set: str, count: int) -> list[scenes.Video]:
+    """Videos of a set, as one of ``MODELS`` is asked for them."""
+    return scenes.real(count) if model == REAL else scenes.SETS[of_set](count)
+
+
 def measure(
     runner: ComfyUIRunner | DiffusersRunner,
     sampling: Sampling,
@@ -302,16 +320,11 @@ def main() -> None:
     for model in options.model or (MODELS[:1] if options.short else MODELS):
         if model == REAL and options.set != "test":
             continue  # nothing is fitted to it
-        videos = scenes.real(count) if model == REAL else scenes.SETS[options.set](count)
-        vae, weights = (WEIGHTS / f"{name}.safetensors" for name in (VAES[model], model))
-        if model == EXPERTS:
-            comfyui: ComfyUIRunner = ExpertsRunner(tuple(weights.with_stem(name) for name in MODELS[:2]), vae)
-        else:
-            comfyui = ComfyUIRunner(weights, vae)
+        videos, comfyui = videos_of(model, options.set, count), runner_of(model)
         for name in ("comfyui",) if options.main else options.runner or RUNNERS:
             if name == "diffusers" and model not in IN_DIFFUSERS:
                 continue
-            runner = comfyui if name == "comfyui" else DiffusersRunner(weights, comfyui)
+            runner = comfyui if name == "comfyui" else DiffusersRunner(file_of(model), comfyui)
             for sampling, settings in plans(name, model, options.short, options.main):
                 measure(runner, sampling, settings, videos, options.set, records, say)
                 publish(records.all, options.out)  # also where a long run is ended early

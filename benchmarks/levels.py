@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import scenes
-from .bench import EXPERTS, REAL, UNCACHED, VAES, WEIGHTS
+from .bench import EXPERTS, MODELS, REAL, UNCACHED, runner_of, videos_of
 from .comfyui_runner import LEVELS, ComfyUIRunner
 from .settings import EVALUATIONS, GUIDED, MAIN, Sampling, setting
 
@@ -72,13 +72,12 @@ def placed(errors: Tensor, steps: int, ahead: float = AHEAD) -> list[int]:
 def main() -> None:
     """All models, at the guidance that the bench looks at."""
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for name in VAES:
+    for name in MODELS:
         if name == EXPERTS:
             continue
-        runner = ComfyUIRunner(*(WEIGHTS / f"{file}.safetensors" for file in (name, VAES[name])))
-        # Of the model that looks real other noise than the bench's: all of its videos are for the tests.
-        videos = [(s, seed + 5_000) for s, seed in scenes.real(VIDEOS)] if name == REAL else scenes.development(VIDEOS)
-        found[name] = {}
+        runner, videos, found[name] = runner_of(name), videos_of(name, "dev", VIDEOS), {}
+        if name == REAL:  # all of its videos are for the tests: here with other noise
+            videos = [(scene, seed + 5_000) for scene, seed in videos]
         for cfg in (MAIN[0].cfg, GUIDED.cfg):
             ways = [trace(runner, video, Sampling(FINE, "euler", MAIN[0].shift, cfg)) for video in videos]
             errors = torch.stack([costs(way) for way in ways]).mean(dim=0)

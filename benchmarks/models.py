@@ -8,9 +8,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from . import scenes
-from .bench import EXPERTS, REAL, UNCACHED, VAES, WEIGHTS
-from .comfyui_runner import ComfyUIRunner
+from .bench import EXPERTS, MODELS, UNCACHED, runner_of, videos_of
 from .readme import ROOT
 from .settings import MAIN
 
@@ -20,13 +18,12 @@ VIDEOS, SIDE, GAP = 8, 112, 4
 
 def draw() -> None:
     """Write the picture: two rows a model, a column a video."""
-    models = [name for name in VAES if name != EXPERTS]
+    models = [name for name in MODELS if name != EXPERTS]
     height = len(models) * (2 * SIDE + GAP) - GAP
     sheet = Image.new("RGB", (VIDEOS * (SIDE + GAP) - GAP, height), "white")
     for row, name in enumerate(models):
-        runner = ComfyUIRunner(*(WEIGHTS / f"{file}.safetensors" for file in (name, VAES[name])))
-        videos = (scenes.real if name == REAL else scenes.test)(VIDEOS)
-        for column, (scene, seed) in enumerate(videos):
+        runner = runner_of(name)
+        for column, (scene, seed) in enumerate(videos_of(name, "test", VIDEOS)):
             frames = runner.decode(runner.sample(scene, seed, MAIN[0], UNCACHED).latent)[0]
             for half, frame in enumerate((frames[0], frames[-1])):
                 place = column * (SIDE + GAP), row * (2 * SIDE + GAP) + half * SIDE
