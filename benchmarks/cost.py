@@ -18,8 +18,7 @@ from unittest.mock import patch
 import torch
 
 from . import scenes
-from .bench import WEIGHTS, machine
-from .comfyui_runner import ComfyUIRunner
+from .bench import machine, runner_of
 from .readme import RESULTS
 from .settings import Sampling, setting
 
@@ -84,7 +83,7 @@ def timed(owner: Any, name: str) -> Iterator[list[float]]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    runner = ComfyUIRunner(WEIGHTS / "adacache_narrow_dit.safetensors", WEIGHTS / "adacache_demo_vae.safetensors")
+    runner = runner_of("adacache_narrow_dit")
     from adacache.adacache_core import PlannedRun
     from adacache.nodes import predictions
 
