@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 SAME_TIME = 1e-5
+# How the prediction for one condition follows its state, d denoised / d x, the state scaled as a flow model's: so a
+# compute is kept as it would be without the error of the skips before it. Fitted, see docs/how-it-works.md.
+FOLLOWS = 1.0
 _MOST = 4.0  # a correction is never larger than so many surprises
 
 

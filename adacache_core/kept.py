@@ -37,6 +37,11 @@ class Kept:
         """How many computes a forecast looks back on."""
         return order_of(len(self._before | self._now))
 
+    @property
+    def alone(self) -> bool:
+        """Whether one condition is asked for, and was before: without guidance, in other words."""
+        return len(self._before | self._now) == 1
+
     def compute(self) -> None:
         """A planned compute begins."""
         self._computes += 1
@@ -63,6 +68,11 @@ class Kept:
     def latest(self) -> list[Tensor]:
         """The newest predictions of the slots that were asked for since the planned compute began."""
         return [history[0].denoised for slot, history in self._histories.items() if self._asked[slot] == self._computes]
+
+    def move(self, by: Tensor) -> None:
+        """Change the newest predictions, as they would be in another state."""
+        for denoised in self.latest():
+            denoised += by
 
     def __iter__(self) -> Iterator[Computed]:
         return (computed for history in self._histories.values() for computed in history)

@@ -12,16 +12,13 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from .forecast import SAME_TIME, Computed, correction, error_shape, norm, precise, predict, remember
+from .forecast import FOLLOWS, SAME_TIME, Computed, correction, error_shape, norm, precise, predict, remember
 from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
 from .response import Response
 from .statistics import RunStatistics, StepRecord
 from .steps import Steps, same_sigma
-
-# On how many calls after a compute a correction is judged.
-REACH = 4
 
 
 class PlannedRun:
@@ -82,11 +79,8 @@ class PlannedRun:
             self._repeat()
         if self._response is not None and not self._as_asked(sigma):
             self._response, self._corrects = None, False
-            self.statistics.settings |= {
-                "evaluations": None,
-                "corrected": False,
-                "uncorrected_because": "it called the model at other noise levels than when it was asked",
-            }
+            because = "it called the model at other noise levels than when it was asked"
+            self.statistics.settings |= {"evaluations": None, "corrected": False, "uncorrected_because": because}
             self._make_plan()
             self._forget()
         call = self._calls if self._response is not None else self._steps.of(sigma)
@@ -126,8 +120,8 @@ class PlannedRun:
             self._guided = ()
         answer = guided
         if self._plan[record.step] is not None or 0 < record.calls == record.computed_calls:
-            answer = self._corrected(record, guided)
-            self._remember_guided(guided)
+            answer, known = self._corrected(record, guided)
+            self._remember_guided(known)
             self._skipped.clear()
             self._regulate(record)
         elif record.step not in self._skipped:
@@ -196,34 +190,40 @@ class PlannedRun:
         assert self._record is not None, "begin comes first"
         return self._record
 
-    def _corrected(self, record: StepRecord, guided: Tensor) -> Tensor:
-        """Measure the surprise of a compute, and give back what the skips before it owe."""
+    def _corrected(self, record: StepRecord, guided: Tensor) -> tuple[Tensor, Tensor]:
+        """Measure the surprise of a compute, and give back what the skips before it owe.
+
+        Returns what the sampler is to integrate, and what is predicted in a state without the error of the skips.
+        """
         size = norm(guided)
         if not math.isfinite(size):
             record.reason = "not finite"
-            return guided
-        if not self._guided:
-            return guided
-        surprise = precise(guided) - precise(predict(self._guided, self._time))
+        if not math.isfinite(size) or not self._guided:
+            return guided, guided
+        answer, surprise = guided, precise(guided) - precise(predict(self._guided, self._time))
         record.miss = norm(surprise) / size if size else 0.0
-        factor = self._owed(record.step)
+        owed, factor = self._owed(record.step)
         if factor != 0:
             added = (surprise * factor).to(guided.dtype)
             self.corrected = (record.sigma, added)
-            guided = guided + added
-        return guided
+            answer = guided + added
+        if owed != 0 and self._kept.alone:  # what guidance makes of several follows in no known way
+            moved = (surprise * (FOLLOWS * owed / sum(self._steps.scales(record.sigma)))).to(guided.dtype)
+            self._kept.move(moved)
+            guided = guided + moved
+        return answer, guided
 
-    def _owed(self, call: int) -> float:
+    def _owed(self, call: int) -> tuple[float, float]:
+        """What the skips owe to the state at a compute, and what the sampler is to be given for it, in surprises."""
         if self._response is None or not (self._corrects and self._skipped and self._guided):
-            return 0.0
+            return 0.0, 0.0
         known = [computed.time for computed in self._guided]
         if min(abs(self._time - time) for time in known) <= SAME_TIME:
-            return 0.0  # back from a look ahead, where nothing was extrapolated
+            return 0.0, 0.0  # back from a look ahead, where nothing was extrapolated
         times = [self._steps.time(self._response.sigmas[skipped]) for skipped in self._skipped]
-        shapes = torch.tensor([error_shape(known, time, self._time) for time in times], dtype=torch.float64)
-        last = len(self._response.weights) - 1
-        later = self._response.weights[[min(call + ahead, last) for ahead in range(1, REACH + 1)]]
-        return correction((later[:, self._skipped] @ shapes).tolist(), later[:, call].tolist())
+        shapes = [error_shape(known, time, self._time) for time in times]
+        owed, *later = self._response.errors(self._skipped, shapes, call)
+        return owed, correction(later, self._response.errors([call], [1.0], call)[1:])
 
     def _remember_guided(self, guided: Tensor) -> None:
         if self._current().reason == "not finite":

@@ -7,7 +7,7 @@ error of one prediction reaches its state, and whether it adds noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 Model = Callable[[Tensor, Tensor], Tensor]  # state [rows, ...] and sigma [rows or 1] -> denoised, same shape
 Sample = Callable[[Model, int], Tensor]  # samples that many rows of one number each, all starting alike
 
+# On how many calls after a compute a correction is judged.
+REACH = 4
 _SAME = 1e-4  # relative
 _SEED = 0x5EED
 
@@ -43,6 +45,13 @@ class Response:
         scale = torch.tensor([1 / sum(scales(sigma)) for sigma in self.sigmas], dtype=torch.float64)
         largest: list[float] = (self.weights[:-1].abs() * scale[:, None]).amax(0).tolist()
         return largest
+
+    def errors(self, calls: Sequence[int], sizes: Sequence[float], call: int) -> list[float]:
+        """What errors of some calls' predictions make of the state at a call and at the ``REACH`` calls behind it."""
+        last = len(self.weights) - 1
+        states = [min(call + ahead, last) for ahead in range(REACH + 1)]
+        found: list[float] = (self.weights[states][:, calls] @ torch.tensor(sizes, dtype=torch.float64)).tolist()
+        return found
 
     def renews(self, scales: Callable[[float], tuple[float, float]]) -> bool:
         """Whether each state is made of the last prediction and new noise alone (LCM): nothing averages errors out."""

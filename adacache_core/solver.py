@@ -16,15 +16,13 @@ import numpy as np
 from torch import Tensor
 
 from .finer import refine
-from .forecast import Computed, error_shape, order_of, precise, predict, remember, weights
+from .forecast import FOLLOWS, Computed, error_shape, order_of, precise, predict, remember, weights
 from .plan import plan
 from .steps import Steps, flow_time
 
 # Levels that an evaluation may be placed on, for each of them; the most from one to the next; and the flow time of the
 # last one, over their number: nearer to the end there is little new to learn. Fitted.
 _CHOICE, _FARTHEST, _LAST = 8, 32, 0.8
-# How much of a correction the prediction takes over, for a state scaled as a flow model's. Fitted: 1 to 1.5 is alike.
-_FOLLOWS = 1.0
 _NODES = tuple(zip(*(values.tolist() for values in np.polynomial.legendre.leggauss(64)), strict=True))
 
 
@@ -74,7 +72,7 @@ def solve(
             x = _correct(x, history, denoised, levels[step - 1], sigma, time)
         on_step(step, x, denoised)
         # Not evaluated again: the prediction follows the state.
-        denoised = denoised.add(x - asked, alpha=_FOLLOWS / sum(scales(sigma)))
+        denoised = denoised.add(x - asked, alpha=FOLLOWS / sum(scales(sigma)))
         history = remember(history, Computed(time(sigma), denoised), order_of(conditions()))
         x = denoised if after == 0 else _advance(x, history, sigma, after, time)
     return x

@@ -154,7 +154,7 @@ def denoise(
 
         (own,) = AdaCacheSampler.execute(options["evaluations"]).args
     elif len(sigmas):
-        own = comfy.samplers.ksampler(sampling.sampler)
+        own = comfy.samplers.sampler_object(sampling.sampler)
     if own is not None:
         if not len(sigmas):
             model_sampling = model.get_model_object("model_sampling")

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .settings import BEST_FEWER, GUIDED, MAIN, TWENTY_FIVE, Sampling, equal_computes
+from .settings import BEST_FEWER, EXPERTS, GUIDED, MAIN, TWENTY_FIVE, Sampling, equal_computes
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS, RESULTS = ROOT / "docs" / "numbers.md", ROOT / "benchmarks" / "results"
 START, END = "<!-- numbers: written by `make bench` -->", "<!-- end of numbers -->"
+PAPER = tuple(f"{preset}{moreg}" for preset in ("paper-slow", "paper-fast") for moreg in ("", ", MoReg"))
 SHOWN = {
-    "adacache": ("quality", "balanced", "fast", "paper-slow", "paper-fast", "balanced, bf16", "fast, bf16"),
+    "adacache": ("quality", "balanced", "fast", *PAPER),
     "lazycache": ("threshold 0.1", "threshold 0.2", "threshold 0.5"),
-    "easycache": ("threshold 0.2", "threshold 0.1, bf16", "threshold 0.2, bf16", "threshold 0.5, bf16"),
+    "easycache": ("threshold 0.1", "threshold 0.2", "threshold 0.5"),
     "fixed": ("15 computes", "12 computes", "10 computes"),
     "fewer": ("15 steps", "12 steps", "10 steps"),
 }
@@ -98,11 +99,13 @@ def decibels(value: float) -> str:
 
 
 def people(results: Row) -> list[str]:
-    """What people run: everything that they could do instead, at about twice the speed, and all that was measured."""
-    order = (*MAIN, GUIDED, TWENTY_FIVE, Sampling())
+    """What people run: everything that they could do instead, at about twice the speed."""
+    order = (*MAIN, GUIDED, TWENTY_FIVE)
     rows = [
         row for row in results["rows"] if sampling_of(row) in order and not is_finer(row) and row["runner"] == "comfyui"
     ]
+    # Experts alone: the models by themselves are sampled with guidance for the table of finer steps.
+    rows = [row for row in rows if sampling_of(row) != GUIDED or row["model"] == EXPERTS]
     if not rows:
         return []
     rows.sort(key=lambda row: (order.index(sampling_of(row)), row["model"], -row["computed_steps"], row["method"]))
@@ -126,7 +129,6 @@ def people(results: Row) -> list[str]:
         f"difference is worth: compare with the uncached row. {results['machine']}.",
         "",
         *markdown([row for row in rows if row["method"] == "uncached" or row in half], columns),
-        *_everything(rows, columns),
     ]
 
 
@@ -137,11 +139,6 @@ def is_finer(row: Row) -> bool:
         or "finer" in row["setting"]
         or (row["method"] == "uncached" and row["setting"] != "")
     )
-
-
-def _everything(rows: Iterable[Row], columns: Columns) -> list[str]:
-    """A table that is folded away."""
-    return ["", "<details><summary>All that was measured</summary>", "", *markdown(rows, columns), "", "</details>"]
 
 
 def in_diffusers(results: Row) -> list[str]:
@@ -167,7 +164,6 @@ def in_diffusers(results: Row) -> list[str]:
         f"closest to the uncached video with {MOST_OF_HALF:.1%} of the work or less, as its blocks' multiplications.",
         "",
         *markdown(sorted(best.values(), key=lambda row: -row["psnr_mean"]), columns),
-        *_everything(sorted(rows, key=lambda row: (-row["computed_steps"], row["method"], row["setting"])), columns),
     ]
 
 
@@ -210,26 +206,38 @@ def moreg(results: Row) -> list[str]:
 
 
 def finer(results: Row) -> list[str]:
-    """Evaluations against the distance to the converged video."""
-    rows = [row for row in results["rows"] if row["truth_psnr"] is not None]
-    measured = {_place(row) for row in rows if row["method"] == "adacache sampler"}
-    rows = [row for row in rows if _place(row) in measured and (is_finer(row) or row["method"] == "uncached")]
-    if not rows:
+    """Evaluations against the distance to the converged video: a column for every method."""
+    tables: dict[Any, dict[int, Row]] = defaultdict(lambda: defaultdict(dict))
+    videos: dict[Any, int] = {}
+    for row in results["rows"]:
+        shown = is_finer(row) or row["method"] == "uncached"
+        if shown and row["truth_psnr"] is not None and row["runner"] == "comfyui":
+            name = NAMES[row["method"]].strip("*") + (", finer" if row["method"] == "adacache" else "")
+            if row["method"] == "solver":
+                name = row["setting"].partition(", ")[2]
+            tables[_place(row)][round(row["computed_steps"])][name] = _from_converged(row)
+            if row["method"] == "adacache sampler":
+                videos[_place(row)] = row["videos"]
+    lines = [
+        {"place": place, "evaluations": count, **cells}
+        for place in sorted(videos)
+        for count, cells in sorted(tables[place].items())
+    ]
+    if not lines:
         return []
-    rows.sort(key=lambda row: (*_place(row), row["computed_steps"], row["method"]))
-    columns: Columns = {
-        "sampling": lambda row: str(sampling_of(row)),
-        "model": model_name,
-        "evaluations": lambda row: f"{row['computed_steps']:.0f}",
-        "method": lambda row: NAMES[row["method"]],
-        "setting": lambda row: row["setting"],
-        "from the converged video": _from_converged,
-        "videos": lambda row: str(row["videos"]),
+    names = sorted({name for line in lines for name in line} - {"place", "evaluations"}, key=str.lower)
+    columns: dict[str, Callable[[Row], str]] = {
+        "sampling": lambda line: str(Sampling(*line["place"][1:])),
+        "model": lambda line: model_name({"model": line["place"][0]}),
+        "videos": lambda line: str(videos[line["place"]]),
+        "evaluations": lambda line: str(line["evaluations"]),
+        **{name: lambda line, name=name: line.get(name, "") for name in names},
     }
     return [
-        "**Finer steps and the AdaCache Sampler**: how close so many evaluations come to the converged video.",
+        "**Finer steps and the AdaCache Sampler**: PSNR to the converged video, mean (worst tenth), of so many",
+        "evaluations. Plain samplers stand by name and scheduler; `gits` are levels placed for the model at hand.",
         "",
-        *markdown(rows, columns),
+        *markdown(lines, columns),
     ]
 
 
@@ -238,39 +246,38 @@ def _from_converged(row: Row) -> str:
 
 
 def methods(results: Row) -> list[str]:
-    """The peers at the default sampling, fastest last."""
+    """Presets, those of the paper among them, and peers at the default sampling, fastest last."""
     sampling = Sampling()
     rows = [row for row in of_demo(results, sampling) if row["setting"] in SHOWN.get(row["method"], ())]
+    if not rows:
+        return []
     columns: Columns = {
         **leading_columns("steps computed"),
-        "PSNR, mean": lambda row: decibels(row["psnr_mean"]),
-        "PSNR, worst tenth": lambda row: decibels(row["psnr_worst_decile"]),
+        "PSNR, mean (worst tenth)": _mean_and_worst,
         "SSIM": lambda row: f"{row['ssim_mean']:.3f}",
-        "cache": lambda row: f"{(row['cache_bytes'] or 0) / 1024:.0f} KiB",
-        "videos": lambda row: str(row["videos"]),
+        "motion kept": lambda row: f"{row['motion_ratio']:.3f}",
+        "cache": lambda row: "" if row["cache_bytes"] is None else f"{row['cache_bytes'] / 1024:.0f} KiB",
     }
     return [
-        f"Demo model, {sampling}, {results['machine']};",
-        "all methods in one run on the same seeds. Speedup is wall-clock, the median over videos; PSNR and SSIM are of",
-        "decoded frames against the uncached ones. In fp32 EasyCache of ComfyUI 0.30.0 adds to the sampler's own",
-        "tensor; in bf16 it does not, so judge it by those rows, which are compared with the uncached video in bf16.",
+        f"**The paper's presets**, which hold, beside plans and peers: demo model, {sampling}, {_videos(rows)}.",
+        _targets(results, sampling),
         "",
-        *(markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns) if rows else ()),
+        *markdown(sorted(rows, key=lambda row: (-row["computed_steps"], row["method"])), columns),
     ]
 
 
-def targets(results: Row) -> list[str]:
+def _targets(results: Row, sampling: Sampling) -> str:
     """What a wanted speedup gave."""
-    sampling, found = Sampling(), []
     ours = {row["setting"]: row for row in of_demo(results, sampling) if row["method"] == "adacache"}
-    for computes in equal_computes(sampling.steps):
-        row = ours.get(f"{computes} computes")
-        if row is not None:
-            found.append((f"{sampling.steps / computes:.1f}", f"{row['speedup']:.2f}x"))
-    if not found:
-        return []
-    wanted, given = (", ".join(values) for values in zip(*found, strict=True))
-    return [f"With the preset `target`, a `target_speedup` of {wanted} gave {given}."]
+    found = [(count, ours.get(f"{count} computes")) for count in equal_computes(sampling.steps)]
+    given = [f"{row['speedup']:.2f}x of {sampling.steps / count:.1f} wanted" for count, row in found if row]
+    return f"The preset `target` gave {', '.join(given)}."
+
+
+def _videos(rows: Sequence[Row]) -> str:
+    """How many, where rows are of several numbers of them."""
+    counts = sorted({row["videos"] for row in rows})
+    return f"{' to '.join(map(str, counts[:: max(len(counts) - 1, 1)]))} videos"
 
 
 def schedules(results: Row) -> list[str]:
@@ -317,52 +324,15 @@ def schedules(results: Row) -> list[str]:
     ]
 
 
-def motion(results: Row) -> list[str]:
-    """Plans with MoReg and without, at about equal counts."""
-    ours = {
-        (_place(row), row["setting"]): row
-        for row in results["rows"]
-        if row["runner"] == "comfyui" and row["method"] == "adacache"
-    }
-    pairs = [
-        (ours[place, setting.removesuffix(", MoReg")], row)
-        for (place, setting), row in ours.items()
-        if setting.endswith(" computes, MoReg")
-    ]
-    if not pairs:
-        return []
-
-    def change(name: str, form: str) -> Callable[[tuple[Row, Row]], str]:
-        return lambda pair: " to ".join("-" if row[name] is None else format(row[name], form) for row in pair)
-
-    columns: dict[str, Callable[[tuple[Row, Row]], str]] = {
-        "model": lambda pair: model_name(pair[0]),
-        "steps computed": change("computed_steps", ".1f"),
-        "PSNR, mean": change("psnr_mean", ".1f"),
-        "worst tenth": change("psnr_worst_decile", ".1f"),
-        "fast motion": change("psnr_fast_motion", ".1f"),
-        "motion kept": change("motion_ratio", ".3f"),
-        "videos": lambda pair: str(min(row["videos"] for row in pair)),
-    }
-    pairs.sort(key=lambda pair: (_place(pair[0]), -pair[0]["computed_steps"]))
-    return [
-        "**MoReg** with a plan: without it to with it, in dB. Motion kept is how much moving scenes change from frame",
-        "to frame, over the uncached video:",
-        "",
-        *markdown(pairs, columns),
-    ]
-
-
 def headline(results: Row) -> list[str]:
     """100 steps: the paper's speedup and more."""
-    paper = [f"{preset}{moreg}" for preset in ("paper-slow", "paper-fast") for moreg in ("", ", MoReg")]
-    settings = ["21 computes", "14 computes", "21 steps", "14 steps", *paper]
+    settings = ["21 computes", "14 computes", "21 steps", "14 steps", *PAPER]
     rows = [row for row in of_demo(results, Sampling(steps=100)) if row["setting"] in settings]
     if not rows:
         return []
     columns: Columns = {**leading_columns("steps computed"), "PSNR, mean (worst tenth)": _mean_and_worst}
     return [
-        f"**At 100 steps**, {min(row['videos'] for row in rows)} videos: the paper's 4.7x and 7x in steps computed,",
+        f"**At 100 steps**, {_videos(rows)}: the paper's 4.7x and 7x in steps computed,",
         "and the published codebooks, which hold.",
         "",
         *markdown(sorted(rows, key=lambda row: -row["computed_steps"]), columns),
@@ -458,29 +428,19 @@ def cost(measured: Row) -> list[str]:
     ]
 
 
-BEFORE = """## The version before
-
-It kept hidden states instead of predictions. At equal counts of computed steps, on the scenes that its constants were
-fitted on; `balanced` computed 13 steps of 30 then, `fast` 9. Here for the peers until they are measured again."""
-
-
-def numbers(results: Row, before: Row, measured: Row, costs: Row) -> str:
-    """The section, from ``latest.json``, ``before.json``, ``causal.json`` and ``cost.json``."""
+def numbers(results: Row, measured: Row, costs: Row) -> str:
+    """The section, from ``latest.json``, ``causal.json`` and ``cost.json``."""
     parts = [
         people(results),
         in_diffusers(results),
+        methods(results),
+        headline(results),
         moreg(results),
         finer(results),
         schedules(results),
         cost(costs),
         causal(measured),
-        [BEFORE],
-        methods(before),
-        targets(before),
-        schedules(before),
-        motion(before),
-        headline(before),
-        tokens(before),
+        tokens(results),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -494,7 +454,7 @@ def with_numbers(readme: str, *measured: Row) -> str:
 
 def renewed(readme: str) -> str:
     """The page's text with the numbers of the results as they are."""
-    files = ("latest.json", "before.json", "causal.json", "cost.json")
+    files = ("latest.json", "causal.json", "cost.json")
     return with_numbers(readme, *(json.loads((RESULTS / name).read_text()) for name in files))
 
 

@@ -556,6 +556,25 @@ def test_a_plan_by_motion_stands_beside_one_of_as_many_computes_for_every_video(
     assert unsorted.endswith("| 9.5 | 37.5 to 38.5 | 32.5 to 33.5 | - | 4 |")
 
 
+def test_a_line_of_finer_steps_has_every_method_of_so_many_evaluations():
+    def found(method, setting, evaluations, truth):
+        row = {**measured(method, setting, evaluations, 1.0), "truth_psnr": truth, "truth_worst": truth - 9}
+        return {**row, "videos": 12}
+
+    rows = [
+        found("adacache sampler", "10 evaluations", 10.0, 46.0),
+        found("adacache", "10 computes, finer", 10.0, 44.0),
+        found("solver", "10 steps, ipndm, beta", 10.0, 41.0),
+        found("uncached", "30 steps", 30.0, 42.0),
+        found("adacache", "balanced", 10.0, 99.0),  # how close to the uncached video is another question
+    ]
+    *_, names, _, ten, thirty = readme.finer({"rows": rows})
+    assert names.endswith("| videos | evaluations | AdaCache Sampler | AdaCache, finer | ipndm, beta | uncached |")
+    assert ten.endswith("| demo | 12 | 10 | 46.0 (37.0) dB | 44.0 (35.0) dB | 41.0 (32.0) dB |  |")
+    assert thirty.endswith("| demo | 12 | 30 |  |  |  | 42.0 (33.0) dB |")
+    assert readme.finer({"rows": rows[1:]}) == []
+
+
 def test_of_each_cache_of_diffusers_the_closest_at_half_of_the_work_is_shown():
     rows = [
         measured("seacache", "all", 20.0, 99.0, "diffusers"),
@@ -564,31 +583,10 @@ def test_of_each_cache_of_diffusers_the_closest_at_half_of_the_work_is_shown():
         measured("adacache", "balanced", 10.0, 40.0, "diffusers"),
         measured("adacache", "balanced", 10.0, 50.0),
     ]
-    shown, _, every = "\n".join(readme.in_diffusers({"rows": rows})).partition("<details>")
+    shown = "\n".join(readme.in_diffusers({"rows": rows}))
     assert [line.split(" | ")[0] for line in shown.splitlines()[5:7]] == ["| **AdaCache**", "| SeaCache"]
     assert "| slow |" in shown and "| fast |" not in shown and "| all |" not in shown
-    assert every.count("| SeaCache |") == 3 and "50.0" not in every
-
-
-def test_what_moreg_changes_by_hand():
-    def found(setting, computed, mean, worst, fast, motion, **model):
-        quality = {"psnr_mean": mean, "psnr_worst_decile": worst, "psnr_fast_motion": fast, "motion_ratio": motion}
-        facts = {"runner": "comfyui", "method": "adacache", "model": "adacache_demo_dit", "videos": 8, **model}
-        return {"setting": setting, **asdict(Sampling()), "computed_steps": computed, **quality, **facts}
-
-    lines = readme.motion(
-        {
-            "rows": [
-                found("12 computes", 12.0, 48.0, 40.0, 41.0, 0.98),
-                found("12 computes, MoReg", 12.25, 48.5, 42.0, 44.0, 0.995, videos=6),
-                found("10 computes", 10.0, 40.0, 35.0, 36.0, 0.9),  # not measured with MoReg
-                found("12 computes", 12.0, 1.0, 1.0, 1.0, 1.0, runner="diffusers"),
-            ]
-        }
-    )
-    [line] = [line for line in lines if line.startswith("| demo")]
-    expected = ["demo", "12.0 to 12.2", "48.0 to 48.5", "40.0 to 42.0", "41.0 to 44.0", "0.980 to 0.995", "6"]
-    assert line == f"| {' | '.join(expected)} |"
+    assert "50.0" not in shown
 
 
 @pytest.mark.long

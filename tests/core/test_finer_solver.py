@@ -72,7 +72,7 @@ def scales(sigma: float) -> tuple[float, float]:
 @pytest.fixture
 def stays(monkeypatch):
     """These predictions do not follow the state."""
-    monkeypatch.setattr(solver, "_FOLLOWS", 0.0)
+    monkeypatch.setattr(solver, "FOLLOWS", 0.0)
 
 
 def solved(denoised, levels, conditions=2) -> tuple[float, int]:
@@ -147,7 +147,7 @@ class TestSolve:
             return abs(float(solve(lambda x, level: x + 0.1 * variable(level), start, levels, scales)) - wanted)
 
         followed = error()
-        monkeypatch.setattr(solver, "_FOLLOWS", 0.0)
+        monkeypatch.setattr(solver, "FOLLOWS", 0.0)
         assert followed < 0.5 * error()
 
     @pytest.mark.usefixtures("stays")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from adacache_core import Computed, correction, predict
+from adacache_core import Computed, PlannedRun, RunStatistics, correction, planned, predict
 from adacache_core.forecast import error_shape, remember, variable
 
 from .solvers import ancestral, asked, euler, evaluate, flow_steps, heun, ones, with_plan
@@ -95,14 +95,45 @@ def test_skips_of_a_model_that_is_linear_in_the_variable_are_exact():
 
 
 @pytest.mark.parametrize(("model", "conditions"), [(bent, 2), (cubic, 1)])
-def test_a_model_that_bends_once_more_than_forecasts_ends_exactly_with_correction_only(model, conditions):
+def test_a_model_that_bends_once_more_than_forecasts_ends_exactly_with_correction_only(model, conditions, monkeypatch):
     """Forecasts are lines where there is guidance, parabolas where a condition is alone."""
+    monkeypatch.setattr(planned, "FOLLOWS", 0.0)  # these predictions do not follow the state
     exact = euler(model, ones(1), STEPS.sigmas).item()
     response = asked(euler, STEPS)
     corrected, _ = with_plan(euler, model, STEPS, EVERY_THIRD, response, conditions=conditions)
     plain, _ = with_plan(euler, model, STEPS, EVERY_THIRD, response, corrects=False, conditions=conditions)
     assert corrected.item() == pytest.approx(exact, abs=1e-12)
     assert abs(plain.item() - exact) > 2e-3
+
+
+@pytest.mark.parametrize("conditions", [1, 2])
+def test_what_is_kept_is_what_the_state_without_the_error_of_a_skip_would_have_given(conditions):
+    """The skip's error of ``shape * surprise`` moves Euler's next state by ``1 - sigma' / sigma`` of it."""
+    plan = ("plan", "plan", "plan", None, "plan", None, *["plan"] * 15)
+    run = PlannedRun(STEPS, 19, RunStatistics({}, 21), asked(euler, STEPS), planner=lambda *_: plan)
+    given, answers = [0.5, 0.6, 0.8, None, 1.7, None], []
+    for sigma, value in zip(STEPS.sigmas, given, strict=False):
+        answers.append(evaluate(run, lambda x, sigma, value=value: value * x, ones(1), sigma, conditions))
+    order, times = 3 if conditions == 1 else 2, STEPS.times
+    history = [Computed(times[call], given[call] * ones(1)) for call in (2, 1, 0)][:order]
+    surprise = 1.7 - predict(history, times[4]).item()
+    shape = error_shape([known.time for known in history], times[3], times[4])
+    follows = 1 if conditions == 1 else 0  # with guidance each condition follows in a way of its own
+    kept = Computed(times[4], (1.7 + follows * (1 - times[4] / times[3]) * shape * surprise) * ones(1))
+    assert answers[5].item() == pytest.approx(predict([kept, *history][:order], times[5]).item(), abs=1e-12)
+
+
+def test_skips_are_closer_where_what_is_kept_follows_the_state_as_the_model_does(monkeypatch):
+    def model(x, sigma):
+        return x + 0.3 * torch.sin(variable(sigma) + 0 * x)
+
+    exact, response = euler(model, ones(1), STEPS.sigmas).item(), asked(euler, STEPS, follow=1.0)
+    errors = []
+    for follows in (1.0, 0.0):
+        monkeypatch.setattr(planned, "FOLLOWS", follows)
+        out, _ = with_plan(euler, model, STEPS, EVERY_THIRD, response)
+        errors.append(abs(out.item() - exact))
+    assert errors[0] < 0.7 * errors[1], errors
 
 
 @pytest.mark.parametrize("order", [2, 3])
