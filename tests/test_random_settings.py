@@ -104,19 +104,30 @@ class WatchedPredictions:
         self.evaluation = -1
         self.known = {}  # per condition: (level, prediction) of its last computes
         self.corrected = False
+        self.surprise = None  # how far the last compute is from its forecast
 
     @contextmanager
     def watching(self, model):
-        from adacache.adacache_core import planned
+        from adacache.adacache_core import kept, planned
 
-        correction = planned.correction
+        correction, move = planned.correction, kept.Kept.move
 
         def watched(*args):
             factor = correction(*args)
             self.corrected |= factor != 0
             return factor
 
-        with patch.object(planned, "correction", watched):
+        def moved(own, by):
+            """What is known of a condition alone moves by a part of its surprise, and of nothing else."""
+            [history] = self.known.values()
+            level, prediction = history[-1]
+            share = float((by * self.surprise).sum() / self.surprise.square().sum())
+            assert 0 < abs(share) < 1
+            torch.testing.assert_close(by, share * self.surprise, rtol=1e-4, atol=1e-4)
+            history[-1] = (level, prediction + by)
+            move(own, by)
+
+        with patch.object(planned, "correction", watched), patch.object(kept.Kept, "move", moved):
             yield
 
     def evaluate(self, executor, *args):
@@ -140,6 +151,7 @@ class WatchedPredictions:
             history = self.known.setdefault(place, [])
             if self.asked[place]:
                 assert torch.equal(prediction, self.computed[place])
+                self.surprise = prediction - forecast(history, level) if history else None
                 history[:] = [*(kept for kept in history if abs(kept[0] - level) > 1e-5), (level, prediction.clone())]
                 del history[: -3 if sum(cond is not None for cond in conds) == 1 else -2]
             else:
@@ -262,10 +274,10 @@ def test_any_settings_keep_the_invariants(wan, chosen, moreg, sampler, steps, cf
     try:
         [motion] = (None,) if moreg is None else execute(MoRegSettings, **moreg)
         patched, log = watched.wrap(wan, lambda model: execute(AdaCache, model=model, preset=chosen, moreg=motion))
-        sample(patched, noise=noise(seed=1), seed=1, **sampling)  # nothing of it may be left in the next run
-        watched.__init__()
         start = noise(seed=2)
         with watched.watching(wan):
+            sample(patched, noise=noise(seed=1), seed=1, **sampling)  # nothing of it may be left in the next run
+            watched.__init__()
             samples = sample(patched, noise=start, seed=2, **sampling)
         assert torch.equal(start, noise(seed=2))
         assert samples.isfinite().all()
