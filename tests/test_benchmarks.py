@@ -477,7 +477,7 @@ def test_the_page_of_numbers_says_what_the_results_say():
     text = readme.NUMBERS.read_text()
     assert readme.renewed(text) == text, "run: python -m benchmarks.readme"
     shown, _, _ = text.partition(readme.START)[2].partition("<details>")
-    ours = re.findall(r"^\| 20 steps, .* \| \*\*AdaCache\*\* \| balanced \|", shown, re.MULTILINE)
+    ours = re.findall(r"^\| 20 steps, .* \| 48 \| .* dB, 10.0, ", shown, re.MULTILINE)
     assert len(ours) == 9, "four models at two settings, and the experts"
 
 
