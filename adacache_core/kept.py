@@ -37,10 +37,9 @@ class Kept:
         """How many computes a forecast looks back on."""
         return order_of(len(self._before | self._now))
 
-    @property
-    def alone(self) -> bool:
-        """Whether one condition is asked for, and was before: without guidance, in other words."""
-        return len(self._before | self._now) == 1
+    def alone(self, guided: Tensor) -> bool:
+        """Whether what is guided is of one condition, as it was before: without guidance, in other words."""
+        return len(self._before | self._now) == 1 and all(kept.shape == guided.shape for kept in self.latest())
 
     def compute(self) -> None:
         """A planned compute begins."""

@@ -207,7 +207,7 @@ class PlannedRun:
             added = (surprise * factor).to(guided.dtype)
             self.corrected = (record.sigma, added)
             answer = guided + added
-        if owed != 0 and self._kept.alone:  # what guidance makes of several follows in no known way
+        if owed != 0 and self._kept.alone(guided):  # what guidance makes of several follows in no known way
             moved = (surprise * (FOLLOWS * owed / sum(self._steps.scales(record.sigma)))).to(guided.dtype)
             self._kept.move(moved)
             guided = guided + moved

@@ -123,6 +123,20 @@ def test_what_is_kept_is_what_the_state_without_the_error_of_a_skip_would_have_g
     assert answers[5].item() == pytest.approx(predict([kept, *history][:order], times[5]).item(), abs=1e-12)
 
 
+def test_a_prediction_of_a_part_of_what_is_guided_stays_as_it_is():
+    """A pack that has the model predict a crop alone, and puts it into the rest."""
+    run = PlannedRun(STEPS, 7, RunStatistics({}, 21), asked(euler, STEPS), planner=lambda *_: EVERY_THIRD)
+    for call, sigma in enumerate(STEPS.sigmas[:9]):
+        run.begin(sigma)
+        known = run.recall("crop")
+        crop = run.keep("crop", cubic(ones(1), sigma)) if known is None else known
+        assert known is None or call in (3, 4, 6, 7)
+        assert run.end(torch.cat((crop, crop))).shape == (2, 1)
+    history = [Computed(STEPS.times[call], cubic(ones(1), STEPS.times[call])) for call in (8, 5, 2)]
+    run.begin(STEPS.sigmas[9])
+    assert run.recall("crop").item() == pytest.approx(predict(history, STEPS.times[9]).item(), abs=1e-12)
+
+
 def test_skips_are_closer_where_what_is_kept_follows_the_state_as_the_model_does(monkeypatch):
     def model(x, sigma):
         return x + 0.3 * torch.sin(variable(sigma) + 0 * x)
