@@ -112,23 +112,28 @@ def people(results: Row) -> list[str]:
             "EasyCache": rows.get(("easycache", "threshold 0.2")),
         }
         line = {"sampling": str(sampling_of(ours)), "model": model_name(ours), "videos": str(ours["videos"])}
-        close.append({**line, **{name: "" if row is None else _at(row) for name, row in methods.items()}})
+        close.append(line | _cells(methods, _at))
         if ours["truth_psnr"] is not None:
-            methods = {"all steps": rows["uncached", ""], **methods}
-            far.append({**line, **{name: "" if row is None else _from_converged(row) for name, row in methods.items()}})
+            far.append(line | _cells({"all steps": rows.get(("uncached", "")), **methods}, _from_converged))
     if not close:
         return []
+    worth = [
+        "",
+        "**What a difference is worth**: PSNR of the same videos to the converged one, 200 steps of DPM++ 2M. What is",
+        "as near to it as all steps are is as good, whatever it differs from.",
+        "",
+    ]
     return [
         "**What people run**, about half of the steps computed, on the test set: PSNR of decoded frames to the",
         f"uncached ones, mean (worst tenth), steps computed, and how much faster it was. {results['machine']}.",
         "",
         *markdown(close, {name: itemgetter(name) for name in close[0]}),
-        "",
-        "**What a difference is worth**: PSNR of the same videos to the converged one, 200 steps of DPM++ 2M. What is",
-        "as near to it as all steps are is as good, whatever it differs from.",
-        "",
-        *markdown(far, {name: itemgetter(name) for name in far[0]}),
+        *([*worth, *markdown(far, {name: itemgetter(name) for name in far[0]})] if far else ()),
     ]
+
+
+def _cells(methods: Mapping[str, Row | None], show: Callable[[Row], str]) -> dict[str, str]:
+    return {name: "" if row is None else show(row) for name, row in methods.items()}
 
 
 def _at(row: Row) -> str:
@@ -263,18 +268,18 @@ def methods(results: Row) -> list[str]:
     }
     return [
         f"**The paper's presets**, which hold, beside plans and peers: demo model, {sampling}, {_videos(rows)}.",
-        _targets(results, sampling),
+        *_targets(results, sampling),
         "",
         *markdown(sorted(rows, key=lambda row: (-row["computed_steps"], row["method"])), columns),
     ]
 
 
-def _targets(results: Row, sampling: Sampling) -> str:
+def _targets(results: Row, sampling: Sampling) -> list[str]:
     """What a wanted speedup gave."""
     ours = {row["setting"]: row for row in of_demo(results, sampling) if row["method"] == "adacache"}
     found = [(count, ours.get(f"{count} computes")) for count in equal_computes(sampling.steps)]
     given = [f"{row['speedup']:.2f}x of {sampling.steps / count:.1f} wanted" for count, row in found if row]
-    return f"The preset `target` gave {', '.join(given)}."
+    return [f"The preset `target` gave {', '.join(given)}."] if given else []
 
 
 def _videos(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from adacache_core import Computed, PlannedRun, RunStatistics, correction, planned, predict
+from adacache_core import Computed, PlannedRun, RunStatistics, Steps, correction, planned, predict
 from adacache_core.forecast import error_shape, remember, variable
 
 from .solvers import ancestral, asked, euler, evaluate, flow_steps, heun, ones, with_plan
@@ -176,8 +176,6 @@ def level(u):
 
 def test_what_is_known_of_a_condition_decides_for_it_alone():
     """A condition that comes up in the middle is computed where it is new; the other one goes on being forecast."""
-    from adacache_core import PlannedRun, RunStatistics
-
     statistics = RunStatistics({}, 21)
     run = PlannedRun(STEPS, 7, statistics, asked(euler, STEPS), planner=lambda *_: EVERY_THIRD)
     computed = []
@@ -220,8 +218,6 @@ def test_bytes_are_those_of_the_predictions_kept(conditions, kept):
     def model(x, sigma):
         return line(x, sigma).expand(1, 64).float()
 
-    from adacache_core import PlannedRun, RunStatistics
-
     run = PlannedRun(STEPS, 7, RunStatistics({}, 21), None, planner=lambda *_: EVERY_THIRD)
     for sigma in STEPS.sigmas[:-1]:
         evaluate(run, model, ones(1), sigma, conditions)
@@ -240,8 +236,6 @@ def test_what_is_held_before_the_second_compute_is_put_right_there():
 
 
 def test_a_restart_forgets_what_is_known_of_lower_noise():
-    from adacache_core import PlannedRun, RunStatistics, Steps
-
     down = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
     steps = Steps((*down, *down, 0.0), lambda sigma: (1 - sigma, sigma))
     run = PlannedRun(steps, 8, RunStatistics({}, 16), asked(euler, steps))
@@ -255,8 +249,6 @@ def test_a_restart_forgets_what_is_known_of_lower_noise():
 def test_a_sampler_that_goes_other_ways_than_it_said_is_planned_on_the_schedule():
     statistics_of = []
     for spoiled in (False, True):
-        from adacache_core import PlannedRun, RunStatistics
-
         run = PlannedRun(STEPS, 10, RunStatistics({}, 21), asked(euler, STEPS))
         for call, sigma in enumerate(STEPS.sigmas[:-1]):
             evaluate(run, line, ones(1), sigma * (0.97 if spoiled and call == 5 else 1))
@@ -274,8 +266,6 @@ def test_nothing_is_corrected_where_noise_is_added():
 
 def test_a_compute_back_at_a_known_noise_level_owes_nothing():
     """A sampler that looks ahead comes back to a level that was computed: there is no surprise to be shared out."""
-    from adacache_core import PlannedRun, RunStatistics, Steps
-
     levels = [0.9, 0.8, 0.7, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
     steps = Steps((*levels, 0.0), lambda sigma: (1 - sigma, sigma))
     planned = ["plan", "plan", None, "plan", *[None] * 4, "plan"]
