@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -695,11 +696,37 @@ def found(path: str) -> Any:
     return value
 
 
+@contextmanager
+def no_chance_values() -> Iterator[None]:
+    """Memory that a class asks for and leaves empty is NaN here, not what lay there before: it shows at once."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def fill_buffers(model: nn.Module) -> None:
+    """Fill what only a checkpoint fills beside the weights: the frequencies of rotary positions.
+
+    Raises:
+        ValueError: a value is not finite, so that nothing has filled it.
+    """
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq"):
+            buffer.copy_(10000 ** -torch.linspace(0, 0.9, len(buffer)))
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if not value.isfinite().all():
+            raise ValueError(f"nothing fills {name}")
+
+
 def state_dict(row: Family) -> dict[str, Tensor]:
     """Seeded weights for a family: each layer keeps the size of what it is given, norms near 1, gates not near 0."""
     operations = importlib.import_module("comfy.ops").disable_weight_init
     # Dtype and device are given, as ComfyUI does, since some classes take them for layers that they make themselves.
-    model: nn.Module = found(row.model)(**row.config, operations=operations, dtype=torch.float32, device="cpu")
+    with no_chance_values():
+        model: nn.Module = found(row.model)(**row.config, operations=operations, dtype=torch.float32, device="cpu")
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         layer = weight.ndim >= 2 and name.endswith("weight")
@@ -707,9 +734,7 @@ def state_dict(row: Family) -> dict[str, Tensor]:
         torch.nn.init.normal_(weight, std=math.sqrt(size), generator=generator)
         if weight.ndim == 1 and name.endswith("weight"):
             weight.data.mul_(0.3).add_(1)
-    for name, buffer in model.named_buffers():
-        if name == "rope.inv_freq":  # an empty buffer that only a checkpoint fills
-            buffer.copy_(10000 ** -torch.linspace(0, 0.9, len(buffer)))
+    fill_buffers(model)
     return model.state_dict()
 
 

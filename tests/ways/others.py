@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tiny_models import noise
+from tiny_models import fill_buffers, no_chance_values, noise
 from torch import Tensor
 
 
@@ -200,7 +200,8 @@ def load(other: Other) -> Any:
 
     config = getattr(comfy.supported_models, other.supported)(other.config)
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(other.state_dict, "").eval()
+    with no_chance_values():
+        model = config.get_model(other.state_dict, "").eval()
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.diffusion_model.named_parameters():
         layer = weight.ndim >= 2 and name.endswith("weight")
@@ -209,5 +210,6 @@ def load(other: Other) -> Any:
         )
         if weight.ndim == 1 and name.endswith(("weight", "gamma")):
             weight.data.mul_(0.3).add_(1)
+    fill_buffers(model)
     cpu = torch.device("cpu")
     return ModelPatcher(model, load_device=cpu, offload_device=cpu)
