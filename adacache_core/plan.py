@@ -23,8 +23,9 @@ _LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
 _LEAST_OF_PART = 4
 # Where predictions bend: see ``curvature``. Fitted.
 _BENT = 0.2
-# A forecast is not trusted over more calls in a row.
-MAXIMUM_GAP = 16
+# A forecast is not trusted over more calls in a row, and the first prediction, which is held until there is another, not
+# to make more of this error: nothing later makes it good. Fitted on the worst tenth of videos.
+MAXIMUM_GAP, MAXIMUM_HELD = 16, 1.2
 # The first call computes, another one, since a trend needs two points, and the last one, since nothing after it could
 # make good.
 LEAST = 3
@@ -90,7 +91,8 @@ def plan(
 
     where j are the skipped calls between computes b and c, a is the compute before b, u the forecast's ``variable``, K
     its ``curvature`` and A the ``amplification``: what the skips have made of the state when c is computed in it. From
-    the first compute to the second there is no line: what is held errs by the difference of ``drift``.
+    the first compute to the second there is no line: what is held errs by the difference of ``drift``, and may not err by
+    more than ``MAXIMUM_HELD``.
 
     Args:
         times: flow times of the sampler's calls in their order. Where they turn back (restarts) nothing known is of use
@@ -188,7 +190,8 @@ def _held_errors(times: Sequence[float], influences: Sequence[float], longest: i
     strayed = [influences[call] * abs(drift(times[call]) - start) for call in range(reach)]
     summed = torch.tensor(strayed, dtype=torch.float64).cumsum(0)
     grown = torch.tensor([amplification(time) for time in times[1 : reach + 1]], dtype=torch.float64)
-    return (grown * summed) ** 2
+    errors = grown * summed
+    return torch.where(errors > MAXIMUM_HELD, torch.inf, errors**2)
 
 
 def _stretch_errors(times: Sequence[float], influences: Sequence[float], longest: int, last: float) -> Tensor:

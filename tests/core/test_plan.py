@@ -9,7 +9,7 @@ import pytest
 
 from adacache_core import Steps, computes_of, plan
 from adacache_core.forecast import variable
-from adacache_core.plan import HANDED_ON, LAST, amplification, curvature, drift, parts
+from adacache_core.plan import HANDED_ON, LAST, MAXIMUM_HELD, amplification, curvature, drift, parts
 
 from .solvers import flow_steps
 
@@ -26,7 +26,8 @@ def computed(reasons):
 def error(times, influences, chosen, last=LAST):
     """The sum that a plan minimises, written down once more."""
     held = sum(influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, chosen[1]))
-    total = (amplification(times[chosen[1]]) * held) ** 2
+    held *= amplification(times[chosen[1]])
+    total = held**2 if held <= MAXIMUM_HELD else np.inf
     for before, latest, after in zip(chosen, chosen[1:], chosen[2:], strict=False):
         u = [variable(times[call]) for call in (before, latest)]
         owed = sum(
@@ -70,6 +71,19 @@ def test_a_second_compute_waits_where_computes_are_few():
     times, influences = flow(20, 5)
     seconds = [computed(plan(times, influences, count))[1] for count in (5, 7, 10)]
     assert seconds == sorted(seconds, reverse=True) and seconds[0] > 2 and seconds[-1] == 1
+
+
+@pytest.mark.parametrize(("steps", "shift", "second"), [(20, 5, 3), (20, 3, 2), (20, 1, 1), (20, 8, 4), (8, 5, 1)])
+def test_the_first_prediction_is_not_held_for_long(steps, shift, second):
+    """However few computes, the second one is where holding would err by more than 1.2; what is not held cannot err."""
+    times, influences = flow(steps, shift)
+
+    def held(end):
+        strayed = sum(influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, end))
+        return amplification(times[end]) * strayed
+
+    assert held(second) <= 1.2 < held(second + 1)
+    assert computed(plan(times, influences, 5))[1] == second
 
 
 def test_a_plan_that_is_changed_in_the_middle_keeps_what_is_done():
