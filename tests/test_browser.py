@@ -179,11 +179,14 @@ def test_undo_keeps_the_chart(chromium, server):
         front_end.page.wait_for_timeout(500)
         height = "app.graph.nodes.find(({ type }) => type === 'VAELoader').pos[1]"
         before = front_end.page.evaluate(height)
-        front_end.page.evaluate(
-            """() => {
-                app.graph.nodes.find(({ type }) => type === 'VAELoader').pos[1] -= 40
-                app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()
-            }"""
+        front_end.page.evaluate("app.graph.nodes.find(({ type }) => type === 'VAELoader').pos[1] -= 40")
+        front_end.page.wait_for_function(  # nothing is noted while the front end is still loading the workflow
+            """before => {
+                const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker
+                tracker.checkState()
+                return tracker.activeState.nodes.find(({ type }) => type === 'VAELoader').pos[1] !== before
+            }""",
+            arg=before,
         )
         front_end.page.locator("#graph-canvas").focus()
         for _ in range(5):  # on a busy machine the front end may note another change after ours, and undoes that first
