@@ -149,7 +149,7 @@ class _Calls:
     """The run as the wrappers below find it.
 
     Attributes:
-        number: how manieth batch of conditions the evaluation asks for.
+        number: batches of conditions that the evaluation has asked for so far.
         advance: by how many tokens the last computed batch advanced an autoregressive model's key/value cache.
     """
 
