@@ -23,9 +23,11 @@ _LEAST_OF = {"quality": 7, "balanced": 6, "fast": 5}
 _LEAST_OF_PART = 4
 # Where predictions bend: see ``curvature``. Fitted.
 _BENT = 0.2
-# A forecast is not trusted over more calls in a row, and the first prediction, which is held until there is another, not
-# to make more of this error: nothing later makes it good. Fitted on the worst tenth of videos.
-MAXIMUM_GAP, MAXIMUM_HELD = 16, 1.2
+# A forecast is not trusted over more calls in a row.
+MAXIMUM_GAP = 16
+# Nor is the first prediction, which is held until there is another, beyond this error: nothing later makes it good.
+# Fitted to the worst tenth of videos.
+MAXIMUM_HELD = 1.2
 # The first call computes, another one, since a trend needs two points, and the last one, since nothing after it could
 # make good.
 LEAST = 3
