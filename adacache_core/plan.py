@@ -93,8 +93,8 @@ def plan(
 
     where j are the skipped calls between computes b and c, a is the compute before b, u the forecast's ``variable``, K
     its ``curvature`` and A the ``amplification``: what the skips have made of the state when c is computed in it. From
-    the first compute to the second there is no line: what is held errs by the difference of ``drift``, and may not err by
-    more than ``MAXIMUM_HELD``.
+    the first compute to the second there is no line: what is held errs by the difference of ``drift``, at most by
+    ``MAXIMUM_HELD``.
 
     Args:
         times: flow times of the sampler's calls in their order. Where they turn back (restarts) nothing known is of use
