@@ -23,10 +23,15 @@ def computed(reasons):
     return tuple(call for call, reason in enumerate(reasons) if reason is not None)
 
 
+def held_error(times, influences, second):
+    """What holding the first prediction makes of the state until the second compute."""
+    strayed = sum(influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, second))
+    return amplification(times[second]) * strayed
+
+
 def error(times, influences, chosen, last=LAST):
     """The sum that a plan minimises, written down once more."""
-    held = sum(influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, chosen[1]))
-    held *= amplification(times[chosen[1]])
+    held = held_error(times, influences, chosen[1])
     total = held**2 if held <= MAXIMUM_HELD else np.inf
     for before, latest, after in zip(chosen, chosen[1:], chosen[2:], strict=False):
         u = [variable(times[call]) for call in (before, latest)]
@@ -77,12 +82,7 @@ def test_a_second_compute_waits_where_computes_are_few():
 def test_the_first_prediction_is_not_held_for_long(steps, shift, second):
     """However few computes, the second one is where holding would err by more than 1.2; what is not held cannot err."""
     times, influences = flow(steps, shift)
-
-    def held(end):
-        strayed = sum(influences[j] * abs(drift(times[j]) - drift(times[0])) for j in range(1, end))
-        return amplification(times[end]) * strayed
-
-    assert held(second) <= 1.2 < held(second + 1)
+    assert held_error(times, influences, second) <= 1.2 < held_error(times, influences, second + 1)
     assert computed(plan(times, influences, 5))[1] == second
 
 
