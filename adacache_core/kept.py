@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 
+import torch
 from torch import Tensor
 
-from .forecast import Computed, order_of, remember
+from .forecast import Computed, remember
 
 
 class Kept:
@@ -32,11 +33,6 @@ class Kept:
         """Whether this evaluation asked for other slots than the one before: guidance makes another thing of them."""
         return self._before != self._now
 
-    @property
-    def order(self) -> int:
-        """How many computes a forecast looks back on."""
-        return order_of(len(self._before | self._now))
-
     def alone(self, guided: Tensor) -> bool:
         """Whether what is guided is of one condition, as it was before: without guidance, in other words."""
         return len(self._before | self._now) == 1 and all(kept.shape == guided.shape for kept in self.latest())
@@ -53,12 +49,12 @@ class Kept:
         first, else nothing."""
         self._asked[slot] = self._computes
         self._now.add(slot)
-        history = self._histories.get(slot, ())[: self.order]
+        history = self._histories.get(slot, ())
         return history if len(history) > 1 or self._computes < 2 else ()
 
-    def add(self, slot: Hashable, computed: Computed) -> None:
-        """Keep a compute; those that no forecast looks back on are let go of."""
-        self._histories[slot] = remember(self._histories.get(slot, ()), computed, self.order)
+    def add(self, slot: Hashable, computed: Computed, bend: float) -> None:
+        """Keep a compute; those that no forecast of that bend needs are let go of."""
+        self._histories[slot] = remember(self._histories.get(slot, ()), computed, bend)
 
     def refuse(self, slot: Hashable) -> None:
         """Let go of a slot whose prediction cannot be used."""
@@ -67,6 +63,12 @@ class Kept:
     def latest(self) -> list[Tensor]:
         """The newest predictions of the slots that were asked for since the planned compute began."""
         return [history[0].denoised for slot, history in self._histories.items() if self._asked[slot] == self._computes]
+
+    def copy(self, guided: Tensor) -> Tensor:
+        """What is guided, to be kept: without guidance the condition's own prediction, which need not be kept twice."""
+        latest = self.latest()
+        same = len(latest) == 1 and latest[0].shape == guided.shape and torch.equal(latest[0], guided)
+        return latest[0] if same else guided.clone()
 
     def move(self, by: Tensor) -> None:
         """Change the newest predictions, as they would be in another state."""

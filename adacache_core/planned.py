@@ -9,10 +9,9 @@ import math
 import time as clock
 from collections.abc import Callable, Hashable, Sequence
 
-import torch
 from torch import Tensor
 
-from .forecast import FOLLOWS, SAME_TIME, Computed, correction, error_shape, norm, precise, predict, remember
+from .forecast import FOLLOWS, SAME_TIME, Computed, bend_of, correction, error_shape, norm, precise, predict, remember
 from .kept import Kept
 from .motion import MEASURED_AT, motion_share
 from .plan import parts, plan
@@ -65,6 +64,7 @@ class PlannedRun:
         self._planner = planner
         self._kept = Kept()
         self._guided: tuple[Computed, ...] = ()
+        self._bend = 1.0  # that forecasts follow, see ``bend_of``
         self._skipped: list[int] = []  # calls since the last compute
         self._record: StepRecord | None = None
         self._calls = 0
@@ -95,7 +95,7 @@ class PlannedRun:
         record = self._current()
         record.calls += 1
         history = self._kept.ask(slot)
-        return predict(history, self._time) if history and self._plan[record.step] is None else None
+        return predict(history, self._time, self._bend) if history and self._plan[record.step] is None else None
 
     def keep(self, slot: Hashable, denoised: Tensor) -> Tensor:
         """Take in what the model predicted for a condition; returns it."""
@@ -107,7 +107,7 @@ class PlannedRun:
             record.reason = "not finite"  # also where a node behind guidance hides it
             self._kept.refuse(slot)
         else:
-            self._kept.add(slot, Computed(self._time, denoised.clone()))  # guidance may change it in place
+            self._kept.add(slot, Computed(self._time, denoised.clone()), self._bend)  # guidance may change it in place
         return denoised
 
     def end(self, guided: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class PlannedRun:
             record.reason = "not finite"
         if not math.isfinite(size) or not self._guided:
             return guided, guided
-        answer, surprise = guided, precise(guided) - precise(predict(self._guided, self._time))
+        answer, surprise = guided, precise(guided) - precise(predict(self._guided, self._time, self._bend))
         record.miss = norm(surprise) / size if size else 0.0
         owed, factor = self._owed(record.step)
         if factor != 0:
@@ -221,7 +221,7 @@ class PlannedRun:
         if min(abs(self._time - time) for time in known) <= SAME_TIME:
             return 0.0, 0.0  # back from a look ahead, where nothing was extrapolated
         times = [self._steps.time(self._response.sigmas[skipped]) for skipped in self._skipped]
-        shapes = [error_shape(known, time, self._time) for time in times]
+        shapes = [error_shape(known, time, self._time, self._bend) for time in times]
         owed, *later = self._response.errors(self._skipped, shapes, call)
         return owed, correction(later, self._response.errors([call], [1.0], call)[1:])
 
@@ -229,11 +229,8 @@ class PlannedRun:
         if self._current().reason == "not finite":
             self._forget()  # so that every later call computes, and the error shows as it would without a cache
             return
-        alone = self._kept.latest()
-        # Without guidance it is the condition's own prediction, which need not be kept twice.
-        shared = len(alone) == 1 and alone[0].shape == guided.shape and torch.equal(alone[0], guided)
-        kept = alone[0] if shared else guided.clone()
-        self._guided = remember(self._guided, Computed(self._time, kept), self._kept.order)
+        self._bend = bend_of(guided, self._kept.latest())
+        self._guided = remember(self._guided, Computed(self._time, self._kept.copy(guided)), self._bend)
 
     def _regulate(self, record: StepRecord) -> None:
         """Once, at an early compute: what moves sets how many more there are to be."""

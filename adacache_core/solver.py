@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from .finer import refine
-from .forecast import FOLLOWS, Computed, error_shape, order_of, precise, predict, remember, weights
+from .forecast import FOLLOWS, Computed, error_shape, precise, predict, remember, weights
 from .plan import plan
 from .steps import Steps, flow_time
 
@@ -73,7 +73,7 @@ def solve(
         on_step(step, x, denoised)
         # Not evaluated again: the prediction follows the state.
         denoised = denoised.add(x - asked, alpha=FOLLOWS / sum(scales(sigma)))
-        history = remember(history, Computed(time(sigma), denoised), order_of(conditions()))
+        history = remember(history, Computed(time(sigma), denoised), float(conditions() == 1))
         x = denoised if after == 0 else _advance(x, history, sigma, after, time)
     return x
 

@@ -32,12 +32,12 @@ class Size:
 
     Attributes:
         shapes: of its latents, all that are sampled together, without the batch.
-        guided: whether two conditions are sampled, with guidance between them.
+        cfg: strength of guidance; above 1 two conditions are sampled.
     """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
-    guided: bool
+    cfg: float
 
     @property
     def latent_bytes(self) -> int:
@@ -46,21 +46,25 @@ class Size:
 
     @property
     def kept_bytes(self) -> int:
-        """Two predictions of each condition and of what guidance makes of them, or three of one alone; a correction."""
-        return ((2 * 3 if self.guided else 3) + 1) * self.latent_bytes
+        """Of each condition and of what guidance makes of two, what a forecast needs; a correction."""
+        return (self._needed * (3 if self.cfg > 1 else 1) + 1) * self.latent_bytes
 
     @property
     def skip_seconds(self) -> float:
-        """Of a forecast of each condition: 8 latents read and written for a line, 14 for a parabola, pass by pass."""
-        return (2 * 8 if self.guided else 14) * self.latent_bytes / BANDWIDTH
+        """Of a forecast of each condition: 8 latents read and written for a line, 14 with a bend, pass by pass."""
+        return (2 if self.cfg > 1 else 1) * (14 if self._needed == 3 else 8) * self.latent_bytes / BANDWIDTH
+
+    @property
+    def _needed(self) -> int:
+        return 3 if self.cfg < 5 else 2  # see adacache_core.forecast.bend_of
 
 
 SIZES = (
-    Size("Wan 2.2 14B, 81 frames of 1280 x 720, cfg 3.5", ((16, 21, 90, 160),), True),
-    Size("Wan 2.1 1.3B, 81 frames of 832 x 480, cfg 6", ((16, 21, 60, 104),), True),
-    Size("MiniMax H3, 124 frames of 864 x 480 with sound", ((24, 37, 30, 54), (32, 2, 130)), False),
-    Size("LTX-2, 121 frames of 960 x 544 with sound, cfg 4", ((128, 16, 17, 30), (8, 126, 16)), True),
-    Size("Qwen-Image, 1328 x 1328, cfg 4", ((16, 1, 166, 166),), True),
+    Size("Wan 2.2 14B, 81 frames of 1280 x 720, cfg 3.5", ((16, 21, 90, 160),), 3.5),
+    Size("Wan 2.1 1.3B, 81 frames of 832 x 480, cfg 6", ((16, 21, 60, 104),), 6.0),
+    Size("MiniMax H3, 124 frames of 864 x 480 with sound", ((24, 37, 30, 54), (32, 2, 130)), 1.0),
+    Size("LTX-2, 121 frames of 960 x 544 with sound, cfg 4", ((128, 16, 17, 30), (8, 126, 16)), 4.0),
+    Size("Qwen-Image, 1328 x 1328, cfg 4", ((16, 1, 166, 166),), 4.0),
 )
 
 

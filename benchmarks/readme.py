@@ -425,8 +425,8 @@ def cost(measured: Row) -> list[str]:
         )
     return [
         "**Cost.** Memory at real sizes and what a skipped step takes, computed from shapes: predictions are kept in",
-        "float32, and a forecast moves eight of them for each of two conditions, or fourteen for one alone, at 1 TB a",
-        "second. Nothing of the model runs.",
+        "float32, and a forecast of a condition moves fourteen of them, or eight where guidance is 5 or more, at 1 TB",
+        "a second. Nothing of the model runs.",
         "",
         *markdown(measured["sizes"], columns),
         "",

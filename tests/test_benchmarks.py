@@ -300,8 +300,8 @@ def test_a_small_benchmark_runs_and_goes_on_where_it_stopped(demo_weights, tmp_p
     assert (by_method["uncached"]["computed_steps"], by_method["uncached"]["psnr"]) == (12, EQUAL_DB)
     assert by_method["adacache"]["truth_psnr"] is None, "not one of the main settings"
     latent = math.prod(LATENT) * 4
-    # Two predictions of two conditions and of both together, and the last correction.
-    assert by_method["adacache"]["cache_bytes"] == (2 * (2 + 1) + 1) * latent
+    # Three predictions of two conditions and of both together, and the last correction.
+    assert by_method["adacache"]["cache_bytes"] == (3 * (2 + 1) + 1) * latent
     assert by_method["easycache"]["cache_bytes"] == 2 * latent
     assert len(said) == 2
     measure(runner, sampling, settings, videos, "dev", again, lambda text: pytest.fail(text))

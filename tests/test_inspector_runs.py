@@ -271,7 +271,7 @@ def test_what_was_in_force(chromium, own):
         report = front_end.report()
         assert "The sampler asks the model 23 times in 12 steps; each time is counted" in report["summary"]
         assert front_end.inspector.locator("li").all_inner_texts() == report["summary"].split("\n")
-        # Two predictions each of the conditions and of their sum, and a correction; 16 channels of 5 frames of 8 x 8.
-        assert report["cache_bytes"] == (3 * 2 + 1) * 4 * 16 * 5 * 8 * 8
+        # Three predictions each of the conditions and of their sum, and a correction; 16 channels of 5 frames of 8 x 8.
+        assert report["cache_bytes"] == (3 * 3 + 1) * 4 * 16 * 5 * 8 * 8
         front_end.look_at_inspector()
         front_end.screenshot("inspector-target")

@@ -95,8 +95,8 @@ class WatchedPredictions:
 
     Attributes:
         ran: per evaluation of the model whether it ran for each condition.
-        bytes: of the predictions that forecasts need: two of every condition, and two guided ones; of one condition
-            alone three, which are the guided ones, too; and of the last correction, if there was one.
+        bytes: of the predictions that forecasts need: three of every condition, and three guided ones; of one condition
+            alone they are the guided ones, too; and of the last correction, if there was one.
     """
 
     def __init__(self):
@@ -144,6 +144,8 @@ class WatchedPredictions:
         made = executor(model, conds, x, timestep, options)
         assert torch.equal(x, before), "the sampler's tensor was changed"
         level = float(timestep[0])
+        # At cfg 3, which is what all of these are guided by, half of a bend is followed.
+        bend = 1.0 if sum(cond is not None for cond in conds) == 1 else 0.5
         for place, prediction in enumerate(made):
             if conds[place] is None:
                 continue
@@ -151,11 +153,11 @@ class WatchedPredictions:
             history = self.known.setdefault(place, [])
             if self.asked[place]:
                 assert torch.equal(prediction, self.computed[place])
-                self.surprise = prediction - forecast(history, level) if history else None
+                self.surprise = prediction - forecast(history, level, bend) if history else None
                 history[:] = [*(kept for kept in history if abs(kept[0] - level) > 1e-5), (level, prediction.clone())]
-                del history[: -3 if sum(cond is not None for cond in conds) == 1 else -2]
+                del history[:-3]
             else:
-                torch.testing.assert_close(prediction, forecast(history, level), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(prediction, forecast(history, level, bend), rtol=1e-4, atol=1e-4)
         return made
 
     def wrap(self, model, bind):
@@ -174,15 +176,17 @@ class WatchedPredictions:
         return sum(kept) + guided + self.corrected * kept[0]
 
 
-def forecast(history, level):
-    """The polynomial through a flow model's predictions, by Newton's divided differences; one is held."""
+def forecast(history, level, bend):
+    """The polynomial through a flow model's predictions with so much of its bend, by Newton's divided differences from
+    the newest on; one is held."""
+    history = history[::-1]
     u = [1 / (1.01 - time) + math.log(time + 0.02) for time, _ in history]
     here, slopes = 1 / (1.01 - level) + math.log(level + 0.02), [prediction.double() for _, prediction in history]
     made, way = slopes[0], 1.0
     for order in range(1, len(u)):
         slopes = [(b - a) / (u[i + order] - u[i]) for i, (a, b) in enumerate(pairwise(slopes))]
         way *= here - u[order - 1]
-        made = made + slopes[0] * way
+        made = made + slopes[0] * way * (1.0 if order == 1 else bend)
     return made.float()
 
 

@@ -97,7 +97,9 @@ def test_the_server_accepts_it_as_it_is(busy, name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != EIGHT])
 def test_it_runs_and_computes_what_its_note_says(gallery, name):
     recipe, object_info = RECIPE[name], gallery.object_info()
-    run = gallery.run(to_prompt(runnable(workflow(name), object_info), object_info))
+    prompt = to_prompt(runnable(workflow(name), object_info), object_info)
+    (strength,) = {node["inputs"]["cfg"] for node in prompt.values() if "cfg" in node["inputs"]} or {1}
+    run = gallery.run(prompt)
     found = reports(run)
     assert len(found) == len(nodes_of_type(workflow(name), "AdaCacheInspector"))
     runs = [one for report in found for one in report["runs"]]
@@ -110,10 +112,10 @@ def test_it_runs_and_computes_what_its_note_says(gallery, name):
         computed = [step["step"] for step in one["steps"] if step["kind"] == "computed"]
         conditions = 1 if name in WITHOUT_GUIDANCE else 2
         assert (one["total_steps"], one["conditions"], one["finished"]) == (steps, conditions, True)
-        # The last two predictions of both conditions and of what guidance made of them, or three of one alone, and one
-        # corrected, in float32.
-        corrected = steps > computes
-        assert one["cache_bytes"] == ((3 if conditions == 1 else 6) + corrected) * 4 * LATENT[name]
+        # The last three predictions, two where guidance is strong, of each condition and of what guidance made of two,
+        # and one corrected, in float32.
+        corrected, each = steps > computes, 2 if strength >= 5 else 3
+        assert one["cache_bytes"] == (each * (1 if conditions == 1 else 3) + corrected) * 4 * LATENT[name]
         if one["settings"]["moreg"] is None:
             assert len(computed) == computes
         assert computed[0] == 0

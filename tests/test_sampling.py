@@ -75,8 +75,8 @@ def test_the_report_says_what_was_measured_at_a_compute(wan):
 
 @pytest.mark.parametrize(
     ("cfg", "kept"),
-    # The last two predictions of each condition and of what guidance made of them; three of one alone, which are both.
-    [(1.0, 3), (3.0, 2 * 2 + 2)],
+    # The last three predictions of each condition and of what guidance made of them; of one alone they are both.
+    [(1.0, 3), (3.0, 3 * 2 + 3)],
 )
 def test_what_is_kept_is_what_the_report_says_to_the_byte(wan, cfg, kept):
     """Seen from outside: memory of tensors that is there between steps, and not between those of an uncached run."""

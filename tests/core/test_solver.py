@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adacache_core import Computed, PlannedRun, RunStatistics, Steps, correction, planned, predict
-from adacache_core.forecast import error_shape, remember, variable
+from adacache_core.forecast import bend_of, error_shape, remember, variable
 
 from .solvers import ancestral, asked, euler, evaluate, flow_steps, heun, ones, with_plan
 
@@ -37,6 +37,29 @@ def test_a_forecast_is_the_polynomial_through_the_computes(model, times):
     assert predict(history, 0.3).item() == pytest.approx(model(ones(1), 0.3).item(), abs=1e-14)
 
 
+@pytest.mark.parametrize("bend", [0.0, 0.25, 1.0])
+def test_a_forecast_follows_so_much_of_a_bend(bend):
+    history = [Computed(time, bent(ones(1), time)) for time in (0.6, 0.8, 0.9)]
+    straight, curved = predict(history[:2], 0.3).item(), bent(ones(1), 0.3).item()
+    assert abs(straight - curved) > 0.05
+    assert predict(history, 0.3, bend).item() == pytest.approx((1 - bend) * straight + bend * curved, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("strength", "bend"), [(0.5, 1.0), (1.0, 1.0), (2.0, 0.75), (3.0, 0.5), (3.5, 0.375), (5.0, 0.0), (7.5, 0.0)]
+)
+def test_how_much_of_a_bend_guidance_bears(strength, bend):
+    c, u = torch.tensor([2.0, 0.0, -1.0]), torch.tensor([1.0, 1.0, 3.0])
+    assert bend_of(u + strength * (c - u), [c, u]) == pytest.approx(bend, abs=1e-6)
+
+
+def test_how_much_of_a_bend_others_bear():
+    one, other = torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0])
+    assert bend_of(torch.cat((one, one)), [one]) == bend_of(one, [one]) == 1, "without guidance"
+    assert bend_of(one, [one, one]) == 0, "conditions that agree say nothing of it"
+    assert bend_of(one, [one, other, other]) == bend_of(torch.cat((one, other)), [one, other]) == 0, "context windows"
+
+
 def test_one_compute_is_held():
     assert predict([Computed(0.9, torch.tensor([2.0]))], 0.1).tolist() == [2.0]
 
@@ -48,7 +71,7 @@ def test_a_forecast_has_the_type_of_what_was_computed():
 
 def test_a_compute_at_the_same_time_takes_the_others_place():
     history = (Computed(0.5, torch.zeros(1)), Computed(0.7, torch.zeros(1)))
-    history = remember(history, Computed(0.5, torch.ones(1)), 3)
+    history = remember(history, Computed(0.5, torch.ones(1)))
     assert [(known.time, known.denoised.item()) for known in history] == [(0.5, 1.0), (0.7, 0.0)]
 
 
@@ -96,7 +119,7 @@ def test_skips_of_a_model_that_is_linear_in_the_variable_are_exact():
 
 @pytest.mark.parametrize(("model", "conditions"), [(bent, 2), (cubic, 1)])
 def test_a_model_that_bends_once_more_than_forecasts_ends_exactly_with_correction_only(model, conditions, monkeypatch):
-    """Forecasts are lines where there is guidance, parabolas where a condition is alone."""
+    """Forecasts are parabolas where a condition is alone; conditions that agree say nothing of guidance: lines."""
     monkeypatch.setattr(planned, "FOLLOWS", 0.0)  # these predictions do not follow the state
     exact = euler(model, ones(1), STEPS.sigmas).item()
     response = asked(euler, STEPS)
@@ -114,13 +137,13 @@ def test_what_is_kept_is_what_the_state_without_the_error_of_a_skip_would_have_g
     given, answers = [0.5, 0.6, 0.8, None, 1.7, None], []
     for sigma, value in zip(STEPS.sigmas, given, strict=False):
         answers.append(evaluate(run, lambda x, sigma, value=value: value * x, ones(1), sigma, conditions))
-    order, times = 3 if conditions == 1 else 2, STEPS.times
-    history = [Computed(times[call], given[call] * ones(1)) for call in (2, 1, 0)][:order]
-    surprise = 1.7 - predict(history, times[4]).item()
-    shape = error_shape([known.time for known in history], times[3], times[4])
+    bend, times = float(conditions == 1), STEPS.times  # conditions that agree: lines
+    history = [Computed(times[call], given[call] * ones(1)) for call in (2, 1, 0)]
+    surprise = 1.7 - predict(history, times[4], bend).item()
+    shape = error_shape([known.time for known in history], times[3], times[4], bend)
     follows = 1 if conditions == 1 else 0  # with guidance each condition follows in a way of its own
     kept = Computed(times[4], (1.7 + follows * (1 - times[4] / times[3]) * shape * surprise) * ones(1))
-    assert answers[5].item() == pytest.approx(predict([kept, *history][:order], times[5]).item(), abs=1e-12)
+    assert answers[5].item() == pytest.approx(predict([kept, *history][:3], times[5], bend).item(), abs=1e-12)
 
 
 def test_a_prediction_of_a_part_of_what_is_guided_stays_as_it_is():
@@ -213,7 +236,7 @@ def test_predictions_that_are_no_numbers_are_not_kept():
 
 @pytest.mark.parametrize(("conditions", "kept"), [(1, 3), (2, 2 * 2 + 2)])
 def test_bytes_are_those_of_the_predictions_kept(conditions, kept):
-    """Three of a condition alone; two of each of two, and of what guidance makes of them."""
+    """Three of a condition alone; two of each of two that agree, and of what is made of them: lines need no more."""
 
     def model(x, sigma):
         return line(x, sigma).expand(1, 64).float()
