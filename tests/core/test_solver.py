@@ -287,6 +287,16 @@ def test_nothing_is_corrected_where_noise_is_added():
     assert response.adds_noise
 
 
+def test_forecasts_are_lines_where_noise_is_added():
+    response = asked(ancestral, STEPS)
+    run = PlannedRun(STEPS, 7, RunStatistics({}, 21), response, corrects=False, planner=lambda *_: EVERY_THIRD)
+    for sigma in STEPS.sigmas[:9]:
+        evaluate(run, bent, ones(1), sigma)
+    history = [Computed(STEPS.times[call], bent(ones(1), STEPS.times[call])) for call in (8, 5)]
+    answer = evaluate(run, bent, ones(1), STEPS.sigmas[9])
+    assert answer.item() == pytest.approx(predict(history, STEPS.times[9]).item(), abs=1e-12)
+
+
 def test_a_compute_back_at_a_known_noise_level_owes_nothing():
     """A sampler that looks ahead comes back to a level that was computed: there is no surprise to be shared out."""
     levels = [0.9, 0.8, 0.7, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
