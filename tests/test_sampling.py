@@ -74,26 +74,36 @@ def test_the_report_says_what_was_measured_at_a_compute(wan):
 
 
 @pytest.mark.parametrize(
-    ("cfg", "kept"),
-    # The last three predictions of each condition and of what guidance made of them; of one alone they are both.
-    [(1.0, 3), (3.0, 3 * 2 + 3)],
+    ("sampler", "cfg", "kept"),
+    # The last three predictions of each condition and of what guidance made of them, and the last correction; of one
+    # alone they are both. Two where noise is added, and where guidance is strong.
+    [
+        ("euler", 1.0, 3 + 1),
+        ("euler", 3.0, 3 * 2 + 3 + 1),
+        ("euler", 6.0, 2 * 2 + 2 + 1),
+        ("euler_ancestral", 1.0, 2),
+        ("euler_ancestral", 3.0, 2 * 2 + 2),
+    ],
 )
-def test_what_is_kept_is_what_the_report_says_to_the_byte(wan, cfg, kept):
-    """Seen from outside: memory of tensors that is there between steps, and not between those of an uncached run."""
+def test_what_is_kept_is_what_the_report_says_to_the_byte(wan, sampler, cfg, kept):
+    """Seen from outside: memory of tensors that is there between steps, and not between those of an uncached run.
+
+    At skipped steps: at computed ones the callback gets a copy of the prediction without its correction.
+    """
 
     def held(model):
         between = []
 
         def look(step, *_):
-            if step >= 8:
-                between.append(memory(at_least=latents(1)))
+            between.append(memory(at_least=latents(1)) if step >= 8 else 0)
 
-        sample(model, steps=12, cfg=cfg, sampler="euler_ancestral", callback=look)
+        sample(model, steps=12, cfg=cfg, sampler=sampler, callback=look)
         return between
 
     plain = held(wan)
     patched, log = bind(wan)
-    extra = [cached - uncached for cached, uncached in zip(held(patched), plain, strict=True)]
+    pairs = zip(held(patched), plain, decisions(only_run(log)), strict=True)
+    extra = [cached - uncached for cached, uncached, computed in pairs if not computed]
     assert only_run(log).cache_bytes == max(extra) == latents(kept)
 
 
