@@ -419,7 +419,7 @@ class TestDiffusers:
         assert torch.equal(every.latent, uncached.latent)
         five = diffusers.sample(scene, seed, sampling, setting("adacache", "five", preset="target", computes=5))
         latent = math.prod(LATENT) * 4
-        assert (five.computed_steps, five.cache_bytes) == (5.0, (2 * (2 + 1) + 1) * latent)
+        assert (five.computed_steps, five.cache_bytes) == (5.0, (3 * (2 + 1) + 1) * latent)
         fewer = diffusers.sample(scene, seed, sampling, setting("fewer", "five", computes=5))
         assert torch.equal(
             fewer.latent, diffusers.sample(scene, seed, Sampling(steps=5), setting("uncached", "")).latent

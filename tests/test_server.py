@@ -143,16 +143,17 @@ def test_the_report_is_the_same_in_the_node_and_as_text(server):
     steps = report(run)["runs"][0]["steps"]
     assert len(steps) == STEPS
     assert sum(step["kind"] == "computed" for step in steps) == report(run)["computed_steps"] < STEPS
-    # Two computes, of two conditions and of both together, and the last correction.
-    assert report(run)["cache_bytes"] == (2 * (2 + 1) + 1) * LATENT
+    # Three computes, of two conditions and of both together, and the last correction.
+    assert report(run)["cache_bytes"] == (3 * (2 + 1) + 1) * LATENT
     assert report(run)["preset"] == "balanced"
 
 
-def test_one_condition_caches_three_predictions_and_two_with_their_sum_two_each(server):
-    two, one = (report(server.run(prompt({}, cfg=cfg))) for cfg in (3.0, 1.0))
+def test_three_predictions_are_kept_of_each_condition_and_of_what_guidance_makes_of_them_two_where_it_is_strong(server):
+    one, two, strong = (report(server.run(prompt({}, cfg=cfg))) for cfg in (1.0, 3.0, 6.0))
     assert one["cache_bytes"] == (3 + 1) * LATENT
-    assert two["cache_bytes"] == (3 * 2 + 1) * LATENT
-    assert one["computed_steps"] == two["computed_steps"]
+    assert two["cache_bytes"] == (3 * 3 + 1) * LATENT
+    assert strong["cache_bytes"] == (3 * 2 + 1) * LATENT
+    assert one["computed_steps"] == two["computed_steps"] == strong["computed_steps"]
 
 
 def test_moreg_scales_the_papers_distances(server):

@@ -37,7 +37,7 @@ def test_number_formats(pack, dtype):
     every, _ = bind_every_step(model)
     assert torch.equal(sample(every), compared.reference)
     assert compared.run.count("computed") == planned(STEPS)
-    assert compared.run.cache_bytes == latents(2 * (2 + 1) + 1)
+    assert compared.run.cache_bytes == latents(3 * (2 + 1) + 1)
     assert 0 < (compared.made - compared.reference).abs().max() < compared.reference.std()
 
 
