@@ -229,8 +229,8 @@ class PlannedRun:
         if self._current().reason == "not finite":
             self._forget()  # so that every later call computes, and the error shows as it would without a cache
             return
-        noisy = self._response is not None and self._response.adds_noise  # what bends then is much of it noise
-        self._bend = 0.0 if noisy else bend_of(guided, self._kept.latest())
+        straight = self._response is not None and self._response.straight
+        self._bend = 0.0 if straight else bend_of(guided, self._kept.latest())
         self._guided = remember(self._guided, Computed(self._time, self._kept.copy(guided)), self._bend)
 
     def _regulate(self, record: StepRecord) -> None:

@@ -31,11 +31,18 @@ class Response:
         weights: change of the state at a call (row; the last one is the result) by a change of an earlier call's
             prediction (column), float64 ``[calls + 1, calls]``.
         adds_noise: whether it draws random numbers on its way.
+        looks_past: whether it looks past guidance, at the conditions' own predictions (CFG++).
     """
 
     sigmas: tuple[float, ...]
     weights: Tensor
     adds_noise: bool
+    looks_past: bool = False
+
+    @property
+    def straight(self) -> bool:
+        """Whether forecasts are better lines: what bends is noise, or counts more often than guidance tells."""
+        return self.adds_noise or self.looks_past
 
     def influences(self, scales: Callable[[float], tuple[float, float]]) -> list[float]:
         """The largest change of the state at any later call by a change of each call's prediction.

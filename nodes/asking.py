@@ -55,9 +55,12 @@ def rest_of(model_sampling: Any, sigmas: Tensor) -> tuple[tuple[float, ...], tup
 
 
 def alone(
-    sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int
+    sampler: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], dimensions: int, looks: list[float]
 ) -> Callable[[Callable[[Tensor, Tensor], Tensor], int], Tensor]:
-    """The sampler as it is, on the CPU, on rows of one number each."""
+    """The sampler as it is, on the CPU, on rows of one number each.
+
+    ``looks`` takes the noise levels at which it looks past guidance, at the conditions' own predictions (CFG++).
+    """
 
     def sample(model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
         options = create_model_options_clone(extra_args["model_options"])
@@ -65,7 +68,7 @@ def alone(
         start = torch.ones(rows, *(1,) * (dimensions - 1))
         arguments = {**extra_args, "model_options": options}
         result: Tensor = sampler.sample(
-            _StandIn(guider, model), sigmas.cpu(), arguments, None, start, torch.zeros_like(start), None, True
+            _StandIn(guider, model, looks), sigmas.cpu(), arguments, None, start, torch.zeros_like(start), None, True
         )
         return result
 
@@ -75,9 +78,10 @@ def alone(
 class _StandIn:
     """The guider, but for what it predicts."""
 
-    def __init__(self, guider: Any, model: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, guider: Any, model: Callable[[Tensor, Tensor], Tensor], looks: list[float]) -> None:
         self._guider = guider
         self._model = model
+        self._looks = looks
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._guider, name)
@@ -88,5 +92,6 @@ class _StandIn:
         for function in (model_options or {}).get("sampler_post_cfg_function", ()):
             parts = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), denoised)
             given = {"input": x, "sigma": sigma, "model": self._guider.inner_model, "model_options": model_options}
+            self._looks.append(float(sigma.flatten()[0]))
             denoised = function({**parts, **given, "cond": None, "uncond": None, "cond_scale": 1.0})
         return denoised

@@ -8,7 +8,7 @@ Nothing below them is known, so every model, guidance and sampler is served alik
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -100,12 +100,13 @@ class _Binding:
         own = Steps(tuple(sigmas.tolist()), scales, *rest_of(model_sampling, sigmas))
 
         def asked(steps: Steps) -> tuple[Response | None, str | None]:
+            looks: list[float] = []
             try:
-                sample = alone(sampler, guider, sigmas.new_tensor(steps.sigmas), extra_args, dimensions)
+                sample = alone(sampler, guider, sigmas.new_tensor(steps.sigmas), extra_args, dimensions, looks)
                 response = ask(sample, lambda sigma: following(*scales(sigma)), len(steps))
             except CannotAskError as reason:
                 return None, str(reason)
-            return response, "it adds noise" if response.adds_noise else None
+            return replace(response, looks_past=bool(looks)), "it adds noise" if response.adds_noise else None
 
         factor = self.settings.factor(len(own))
         steps = refine(own, factor)

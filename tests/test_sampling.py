@@ -76,11 +76,12 @@ def test_the_report_says_what_was_measured_at_a_compute(wan):
 @pytest.mark.parametrize(
     ("sampler", "cfg", "kept"),
     # The last three predictions of each condition and of what guidance made of them, and the last correction; of one
-    # alone they are both. Two where noise is added, and where guidance is strong.
+    # alone they are both. Two where noise is added, guidance is strong, or the sampler looks past it.
     [
         ("euler", 1.0, 3 + 1),
         ("euler", 3.0, 3 * 2 + 3 + 1),
         ("euler", 6.0, 2 * 2 + 2 + 1),
+        ("euler_cfg_pp", 3.0, 2 * 2 + 2 + 1),
         ("euler_ancestral", 1.0, 2),
         ("euler_ancestral", 3.0, 2 * 2 + 2),
     ],
