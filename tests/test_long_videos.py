@@ -14,8 +14,8 @@ from tiny_models import sample as sample_family
 from tiny_wan import bind, counting, latents, memory, only_run, planned, runs, sample
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("without_gradients")]
-# Two conditions and what guidance makes of them, at the last two computes.
-KEPT = 2 * (2 + 1)
+# Two conditions and what guidance makes of them, at the last three computes.
+KEPT = 3 * (2 + 1)
 
 
 def test_parts_in_a_loop_hold_the_same_whether_twenty_or_two_hundred(wan):
