@@ -245,7 +245,14 @@ class FrontEnd:
             self.page.get_by_test_id("queue-overlay-toggle").click()
 
     def misplaced(self) -> list[str]:
-        """Texts of the inspector that are cut off, and pairs of texts of the chart that overlap."""
+        """Texts of the inspector that are cut off, and pairs of texts of the chart that overlap, once it is at rest."""
+        for _ in range(10):  # a node that has just grown is laid out frames later, on a busy machine
+            if not self._misplaced():
+                return []
+            self.page.wait_for_timeout(500)
+        return self._misplaced()
+
+    def _misplaced(self) -> list[str]:
         return self.page.evaluate(
             """() => {
                 const box = document.querySelector('.adacache')
