@@ -34,6 +34,7 @@ from .records import Record, Records, rows
 from .settings import (
     BEST_FEWER,
     EXPERTS,
+    FINER,
     GUIDED,
     MAIN,
     TWENTY_FIVE,
@@ -152,7 +153,7 @@ def truth(
     runner: ComfyUIRunner | DiffusersRunner, scene: Scene | scenes.Words, seed: int, sampling: Sampling
 ) -> Frames | None:
     """The converged video, where people sample most; None elsewhere, since it takes as long as ten others."""
-    if sampling not in (*MAIN, GUIDED):
+    if sampling not in (*MAIN, *FINER):
         return None
     return _converged(runner, scene, seed, replace(sampling, steps=TRUTH_STEPS, sampler=TRUTH_SAMPLER))
 
@@ -287,7 +288,7 @@ def plans(runner: str, model: str, short: bool, only_main: bool) -> Iterator[tup
         return
     if not short:
         yield from ((sampling, list(main_settings(sampling))) for sampling in (*MAIN, TWENTY_FIVE))
-        yield from ((sampling, list(finer_settings(sampling))) for sampling in (MAIN[1], GUIDED))
+        yield from ((sampling, list(finer_settings(sampling))) for sampling in FINER)
     if only_main:
         return
     if model == MODELS[0]:

@@ -245,7 +245,13 @@ def finer(results: Row) -> list[str]:
         "**Finer steps and the AdaCache Sampler**: PSNR to the converged video, mean (worst tenth), of so many",
         "evaluations. Plain samplers stand by name and scheduler; `gits` are levels placed for the model at hand.",
         "",
+        *markdown([line for line in lines if line["evaluations"] in (10, 20)], columns),
+        "",
+        "<details><summary>6 to 50 evaluations</summary>",
+        "",
         *markdown(lines, columns),
+        "",
+        "</details>",
     ]
 
 

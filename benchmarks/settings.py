@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adacache_core import SPEEDUPS
@@ -39,6 +39,8 @@ class Sampling:
 MAIN = (Sampling(20, "res_multistep", 5.0, 1.0), Sampling(20, "euler", 5.0, 1.0))
 # And the next two of that list: guidance, on two experts, and 25 steps.
 GUIDED, TWENTY_FIVE = Sampling(20, "euler", 5.0, 3.5), Sampling(25, "euler", 5.0, 1.0)
+# What finer steps are measured on: the second of them and GUIDED, and the ends of the shifts that people set.
+FINER = (MAIN[1], GUIDED, replace(MAIN[1], shift=3.0), replace(MAIN[1], shift=8.0))
 EXPERTS = "adacache_experts"  # the name of that pair of models
 
 
@@ -118,6 +120,7 @@ def main_settings(sampling: Sampling) -> Iterator[Setting]:
 
 def finer_settings(sampling: Sampling) -> Iterator[Setting]:
     """So many evaluations, and how close to the converged video they come."""
+    yield UNCACHED
     for steps in (30, 50):
         yield setting("uncached", f"{steps} steps", computes=steps)
     for count in EVALUATIONS:
