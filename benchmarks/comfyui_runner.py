@@ -215,11 +215,12 @@ def peer(model: Any, method: str, threshold: float) -> tuple[Any, Facts]:
 
     node = {"easycache": EasyCacheNode, "lazycache": LazyCacheNode}[method]
     model = model.clone()
-    # In float32 EasyCache of ComfyUI 0.30.0 adds to the sampler's own tensor, in the half precision of real models to
-    # a copy: so it gets one.
-    model.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, "copy", lambda run, x, *rest, **kw: run(x.clone(), *rest, **kw)
-    )
+    if method == "easycache":
+        # In float32 that of ComfyUI 0.30.0 adds to the sampler's own tensor, in the half precision of real models to
+        # a copy: so it gets one.
+        model.add_wrapper_with_key(
+            WrappersMP.DIFFUSION_MODEL, "copy", lambda run, x, *rest, **kw: run(x.clone(), *rest, **kw)
+        )
     patched = node.execute(model, threshold, 0.15, 0.95, False).args[0]
 
     def held() -> int:

@@ -1,249 +1,218 @@
-"""Step times at real sizes: random weights, bfloat16, models as large as the ones that people download.
+"""Seconds and bytes at real sizes, on a GPU: ComfyUI's own classes, samplers and nodes, random weights, bfloat16.
 
-    python benchmarks/gpu.py --comfyui PATH                 # on a GPU; needs torch, einops, safetensors, a ComfyUI tree
-    python benchmarks/gpu.py --comfyui PATH --device cpu --tiny
+    python -m benchmarks.gpu                  # ten minutes on an H100; writes results/gpu.json and gpu.png
+    python -m benchmarks.gpu --tiny --dtype float32 --out output/gpu.json       # on a CPU, to try this script
 
-Random weights cost what trained ones cost, but make no video: times and bytes are measured, quality is not.
+COMFYUI_PATH names ComfyUI. Random weights cost what trained ones cost, but make no video: times and bytes are measured,
+quality is not. What looks at the video to decide, as EasyCache does, would decide otherwise: it is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import json
+import logging
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import pairwise
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # started as a script
+from . import gpu_models
+from .comfyui_runner import Facts, import_comfyui, ours
+from .gpu_models import MODELS, Model
+from .readme import RESULTS
+from .settings import Sampling
 
-from benchmarks.gpu_models import MODELS, Model  # noqa: E402
-
-if TYPE_CHECKING:
-    from adacache_core import RunStatistics
-
-# A latent and its noise level to the velocity, and whether the step was skipped.
-Call = Callable[[Tensor, float], tuple[Tensor, bool]]
-SIZES = {"480p": (832, 480, 81), "720p": (1280, 720, 81)}
-TINY = {"tiny": (128, 128, 17)}
-
-
-def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
-    """What ``work`` returns, and its seconds, waiting for the device at both ends."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
-    wait(device)
-    started = time.perf_counter()
-    result = work()
-    wait(device)
-    return result, time.perf_counter() - started
+SAMPLING = Sampling(20, "res_multistep", cfg=1.0)  # what most people run; of the model's own shift
+METHODS = {
+    "balanced": {"preset": "balanced"},
+    "fast": {"preset": "fast"},
+    "balanced, 80 steps": {"preset": "balanced", "finer": "4"},
+}
 
 
-def build(model: Model, tiny: bool, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The model with small random weights, made on the device."""
-    module, _, name = model.path.rpartition(".")
-    operations = importlib.import_module("comfy.ops").disable_weight_init
-    config = {**model.config, **(model.tiny if tiny else {})}
-    network: nn.Module = getattr(importlib.import_module(module), name)(
-        **config, operations=operations, dtype=dtype, device=device
-    )
-    for weight in network.parameters():
-        nn.init.normal_(weight, std=0.02)
-    return network.eval().requires_grad_(False)
+class Steps:
+    """The steps of a run: ``computed`` and ``skipped`` hold seconds, ``calls`` is of the model."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._ran, self.calls = device, False, 0
+        self.computed: list[float] = []
+        self.skipped: list[float] = []
+        self._last = self._now()
 
-def peak_bytes(device: torch.device, work: Callable[[], Any]) -> tuple[Any, int | None]:
-    """What ``work`` returns, and the most memory that was allocated meanwhile; None where nobody counts."""
-    if device.type != "cuda":
-        return work(), None
-    torch.cuda.reset_peak_memory_stats(device)
-    result = work()
-    return result, torch.cuda.max_memory_allocated(device)
+    def call(self, *_: Any) -> None:
+        """The model is called."""
+        self._ran = True
+        self.calls += 1
 
+    def end(self) -> None:
+        """A step is over."""
+        now = self._now()
+        (self.computed if self._ran else self.skipped).append(now - self._last)
+        self._last, self._ran = now, False
 
-def noise_levels(steps: int) -> list[float]:
-    """Of a flow model, evenly from noise to 0."""
-    return [1 - step / steps for step in range(steps + 1)]
-
-
-def scales(sigma: float) -> tuple[float, float]:
-    """Signal and noise of a flow model's latent."""
-    return 1 - sigma, sigma
-
-
-def euler(levels: list[float], model: Callable[[Tensor, Tensor], Tensor], rows: int) -> Tensor:
-    """The sampler on rows of one number each, see ``adacache_core.ask``."""
-    x = torch.ones(rows, 1)
-    for sigma, after in pairwise(levels):
-        x = x + (after - sigma) * (x - model(x, torch.tensor([sigma]))) / sigma
-    return x
-
-
-def layout_of(network: nn.Module) -> Any:
-    """Where the model's blocks are; without the nodes beside, which need more of ComfyUI than a tree of it."""
-    for name, folder in (("adacache", REPOSITORY), ("adacache.nodes", REPOSITORY / "nodes")):
-        sys.modules.setdefault(name, ModuleType(name)).__path__ = [str(folder)]
-    return importlib.import_module("adacache.nodes.families").layout_of(network)
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
 class Case:
-    """One model at one size."""
+    """A model and what it samples."""
 
-    def __init__(self, model: Model, size: tuple[int, int, int], options: argparse.Namespace) -> None:
-        self.device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-        self.network = build(model, options.tiny, self.device, dtype)
-        self.layout = layout_of(self.network)
-        (width, height, frames), (channels, pixels, time_) = size, model.latent
-        self.shape = (1, channels, (frames - 1) // time_ + 1, height // pixels, width // pixels)
-        self.latent = torch.randn(self.shape, device=self.device, dtype=dtype)
-        self.arguments = model.arguments(self.device, dtype)
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.device = model, device
+        self.patcher = gpu_models.patcher(model, dtype, device)
+        self.prompt = gpu_models.prompt(model, dtype)
 
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
-        timestep = torch.full((1,), 1000 * sigma, device=self.device, dtype=x.dtype)
-        output: Tensor = self.network(x, timestep, **self.arguments, transformer_options={})
-        return output
+    def sample(self, method: str, steps: int = SAMPLING.steps) -> dict[str, Any]:
+        """The first steps of a run; seconds are from its start to its end."""
+        import comfy.samplers
 
-    def sample(self, steps: int, call: Call | None = None) -> tuple[list[float], list[float]]:
-        """Euler from noise, without ``call`` uncached; returns the seconds of every computed and every skipped step."""
-        x = self.latent
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        for sigma, following in pairwise(noise_levels(steps)):
-            (velocity, skips), took = timed(self.device, partial(call or self.uncached, x, sigma))
-            seconds[skips].append(took)
-            x = x + (following - sigma) * velocity.to(x.dtype)
-        return seconds[False], seconds[True]
-
-    def uncached(self, x: Tensor, sigma: float) -> tuple[Tensor, bool]:
-        return self.forward(x, sigma), False
-
-    def planned(self, preset: str, steps: int) -> tuple[Call, RunStatistics]:
-        """The main road: keeps predictions, and forecasts them."""
-        from adacache.adacache_core import PlannedRun, RunStatistics, Steps, ask, computes_of, following
-
-        levels = noise_levels(steps)
-        schedule = Steps(tuple(levels), scales)
-        response = ask(partial(euler, levels), lambda sigma: following(*scales(sigma)), steps)
-        run = PlannedRun(schedule, computes_of(preset, steps), RunStatistics({}, steps), response)
-
-        def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
-            run.begin(sigma)
-            denoised = run.recall("positive")
-            skips = denoised is not None
-            if denoised is None:
-                denoised = run.keep("positive", x - sigma * self.forward(x, sigma))
-            return (x - run.end(denoised)) / sigma, skips
-
-        return call, run.statistics
-
-    def published(self, preset: str, steps: int) -> tuple[Call, RunStatistics]:
-        """The paper's road: keeps what the blocks add, and holds it."""
-        from adacache.adacache_core import RunStatistics, Steps
-        from adacache.adacache_core.paper.codebook import codebook_for
-        from adacache.adacache_core.paper.rule import CodebookRule
-        from adacache.adacache_core.paper.run import ResidualRun
-
-        make_rule = partial(CodebookRule, codebook_for(preset, steps), steps)
-        run = ResidualRun(make_rule, Steps(tuple(noise_levels(steps)), scales), RunStatistics({}, steps))
-
-        def call(x: Tensor, sigma: float) -> tuple[Tensor, bool]:
-            with run.call(self.network, self.layout, sigma, ("positive",), self.shape) as skips:
-                return self.forward(x, sigma), skips
-
-        return call, run.statistics
-
-    def measured(self, preset: str, steps: int) -> dict[str, Any]:
-        """A run with a preset."""
-        call, records = (self.published if preset.startswith("paper") else self.planned)(preset, steps)
-        sampled = partial(peak_bytes, self.device, partial(self.sample, steps, call))
-        ((computed, skipped), peak), seconds = timed(self.device, sampled)
+        with self._patched(method) as (patched, facts):
+            sigmas = comfy.samplers.calculate_sigmas(
+                patched.get_model_object("model_sampling"), "simple", SAMPLING.steps
+            )
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            watch, started = Steps(self.device), time.perf_counter()
+            hook = self.patcher.model.diffusion_model.register_forward_pre_hook(watch.call)
+            try:
+                latent = self._denoise(patched, sigmas[: steps + 1], lambda: (watch.end(), facts.step()))
+            finally:
+                hook.remove()
+            seconds = time.perf_counter() - started
+        if not latent.isfinite().all():
+            raise RuntimeError(f"{self.model.name} made a latent that is not finite: its times are not to be trusted")
         return {
-            "preset": preset,
-            "steps": steps,
-            "computed_steps": len(computed),
+            "method": method,
             "seconds": seconds,
-            "computed_step_seconds": statistics.median(computed),
-            "skipped_step_seconds": statistics.median(skipped) if skipped else None,
-            "cache_bytes": records.cache_bytes,
-            "peak_bytes": peak,
+            "computed_steps": watch.calls,
+            "computed_step_seconds": statistics.median(watch.computed),
+            "skipped_step_seconds": statistics.median(watch.skipped) if watch.skipped else None,
+            "cache_bytes": facts.cache_bytes,
+            "peak_bytes": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         }
 
+    @contextmanager
+    def _patched(self, method: str) -> Iterator[tuple[Any, Facts]]:
+        if method == "uncached":
+            yield self.patcher.clone(), Facts()
+        else:
+            with ours(self.patcher, SAMPLING, "adacache", **METHODS[method]) as bound:
+                yield bound
 
-def measure(case: Case, steps: tuple[int, ...], uncached_steps: int) -> Iterator[dict[str, Any]]:
-    """Uncached steps, then the default at the first number of steps and the paper's codebook at every number.
+    def _denoise(self, patched: Any, sigmas: Tensor, after_step: Callable[[], Any]) -> Tensor:
+        import comfy.sample
+        import comfy.samplers
+        from comfy.nested_tensor import NestedTensor
 
-    At last EasyCache, at the first number of steps, where ComfyUI has all that it needs.
-    """
-    case.sample(2)  # one-off work belongs to nobody's time
-    (uncached, _), peak = peak_bytes(case.device, lambda: case.sample(uncached_steps))
-    step = statistics.median(uncached)
-    yield {"preset": "uncached", "step_seconds": step, "measured_steps": uncached_steps, "peak_bytes": peak}
-    for preset, count in [("balanced", steps[0]), *(("paper-fast", count) for count in steps)]:
-        found = case.measured(preset, count)
-        yield {
-            **found,
-            "speedup": step * count / found["seconds"],
-            "share_of_bookkeeping": found["computed_step_seconds"] / step - 1,
-            "share_of_a_skip": found["skipped_step_seconds"] and found["skipped_step_seconds"] / step,
-        }
-    try:
-        from benchmarks.gpu_easycache import easycache
-    except ImportError as missing:
-        print(f"EasyCache is not measured: {missing}", flush=True)
-        return
-    given = case.network, case.layout, case.latent, case.arguments, steps[0]
-    found, peak = peak_bytes(case.device, lambda: easycache(*given))
-    yield {**found, "peak_bytes": peak, "speedup": step * steps[0] / found["seconds"]}
+        generator = torch.Generator().manual_seed(0)
+        noise = [torch.randn(shape, generator=generator) for shape in self.model.latents]
+        latents = [torch.zeros_like(part) for part in noise]
+        sampled = comfy.sample.sample_custom(
+            patched,
+            NestedTensor(noise) if len(noise) > 1 else noise[0],
+            SAMPLING.cfg,
+            comfy.samplers.sampler_object(SAMPLING.sampler),
+            sigmas,
+            self.prompt,
+            self.prompt,
+            NestedTensor(latents) if len(noise) > 1 else latents[0],
+            callback=lambda *_: after_step(),
+            disable_pbar=True,
+            seed=0,
+        )
+        return torch.cat([part.flatten() for part in sampled.unbind()])
+
+
+def measure(case: Case, uncached_steps: int, seconds_left: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    """A part of an uncached run, then whole runs of what there is time for; speedups are over the whole uncached run."""
+    case.sample("uncached", 2)  # one-off work belongs to nobody's time
+    first = case.sample("uncached", uncached_steps)
+    step = first["computed_step_seconds"]
+    yield {**first, "seconds": step * SAMPLING.steps, "computed_steps": SAMPLING.steps, "speedup": 1.0}
+    for method in METHODS:
+        if step * SAMPLING.steps > seconds_left():
+            print(f"{case.model.name}, {case.model.size}: no time is left for {method}", flush=True)
+            continue
+        try:
+            found = case.sample(method)
+        except torch.OutOfMemoryError:
+            print(f"{case.model.name}, {case.model.size}: {method} does not fit", flush=True)
+            continue
+        yield {**found, "speedup": step * SAMPLING.steps / found["seconds"]}
+
+
+def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
+    """Seconds of a run, a group of bars per model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = list(dict.fromkeys((row["model"], row["size"]) for row in rows))
+    drawn = {"uncached": "#1D2530", "balanced": "#0072B2", "fast": "#56B4E9"}
+    figure, axes = pyplot.subplots(figsize=(7.6, 0.75 * len(cases) + 1.2), dpi=110)
+    for place, case in enumerate(reversed(cases)):
+        for row in rows:
+            if (row["model"], row["size"]) == case and row["method"] in drawn:
+                below = place + 0.25 - 0.25 * list(drawn).index(row["method"])
+                label = row["method"] if place == 0 else None
+                bar = axes.barh(below, row["seconds"], 0.23, color=drawn[row["method"]], label=label)
+                axes.bar_label(bar, [f" {row['seconds']:.1f} s, {row['speedup']:.2f}x"], fontsize=7)
+    axes.set_yticks(range(len(cases)), [f"{model}\n{size}" for model, size in reversed(cases)], fontsize=8)
+    axes.set_xlabel(f"seconds of {SAMPLING.steps} steps, {SAMPLING.sampler}, cfg {SAMPLING.cfg:g}, on {device}", fontsize=8)
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, loc="best")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI tree")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--tiny", action="store_true", help="small models and videos, to test this script")
+    parser.add_argument("--tiny", action="store_true", help="small models and videos, to try this script")
     parser.add_argument("--models", default="", help="part of a name")
-    parser.add_argument(
-        "--size", type=int, nargs=3, metavar=("WIDTH", "HEIGHT", "FRAMES"), help="instead of 480p, 720p"
-    )
-    parser.add_argument("--steps", type=int, nargs="+", default=[30, 100])
-    parser.add_argument("--uncached-steps", type=int, default=5, help="uncached steps to measure; their median counts")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
+    parser.add_argument("--minutes", type=float, default=10, help="what does not fit into them is left out")
+    parser.add_argument("--uncached-steps", type=int, default=4, help="uncached steps to measure; their median counts")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     options = parser.parse_args()
-    sys.path.insert(0, str(options.comfyui))
-    from comfy.cli_args import args
-
-    args.cpu = options.device == "cpu"  # read when comfy.model_management is imported
-    name = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
-    sizes = TINY if options.tiny else SIZES
-    if options.size is not None:
-        sizes = {"x".join(map(str, options.size)): tuple(options.size)}
+    device, end = torch.device(options.device), time.monotonic() + 60 * options.minutes
+    import_comfyui()
+    logging.getLogger().setLevel(logging.WARNING)  # ComfyUI says what it loads
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     rows: list[dict[str, Any]] = []
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         for model in MODELS:
-            for size, pixels in sizes.items():
-                if options.models.lower() not in model.name.lower():
-                    continue
-                try:
-                    case = Case(model, pixels, options)
-                    for row in measure(case, tuple(options.steps), options.uncached_steps):
-                        rows.append({"device": name, "model": model.name, "size": size, **row})
-                        print(json.dumps(rows[-1]), flush=True)
-                except torch.OutOfMemoryError:
-                    print(f"{model.name} at {size} does not fit", flush=True)
-                case = None  # type: ignore[assignment]  # frees the weights before the next ones are made
-                gc.collect()
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+            if options.models.lower() not in model.name.lower():
+                continue
+            case = None  # frees the weights before the next ones are made
+            gc.collect()
+            if time.monotonic() > end:
+                print(f"{model.name}, {model.size}: no time is left", flush=True)
+                continue
+            try:
+                case = Case(model.shrunk() if options.tiny else model, device, getattr(torch, options.dtype))
+                for row in measure(case, options.uncached_steps, lambda: end - time.monotonic()):
+                    rows.append({"model": model.name, "size": case.model.size, **row})
+                    print(json.dumps(rows[-1]), flush=True)
+            except torch.OutOfMemoryError:
+                print(f"{model.name}, {model.size}: does not fit", flush=True)
+            found = {"device": name, "torch": torch.__version__, "dtype": options.dtype, "rows": rows}
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+    if rows:
+        draw(rows, name, options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
