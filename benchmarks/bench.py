@@ -37,6 +37,7 @@ from .settings import (
     FINER,
     GUIDED,
     MAIN,
+    STAGES,
     TWENTY_FIVE,
     UNCACHED,
     Sampling,
@@ -57,9 +58,12 @@ VAES = {
     "adacache_narrow_dit": "adacache_demo_vae",  # so that nothing is tuned to one network
     "adacache_hunyuan_dit": "adacache_hunyuan_vae",  # another family, that nothing is tuned to
     REAL: "adacache_real_vae",  # of that family, too, and of clips that look real
-    EXPERTS: "adacache_demo_vae",  # the first two, one after the other
+    EXPERTS: "adacache_demo_vae",
+    STAGES: "adacache_demo_vae",
 }
 MODELS = tuple(VAES)
+# One after the other: two models, and two stages of one.
+PAIRS = {EXPERTS: MODELS[:2], STAGES: ("adacache_high_dit", MODELS[0])}
 IN_DIFFUSERS = MODELS[:2]
 RESULTS = Path(__file__).parent / "results"
 RUNNERS = ("comfyui", "diffusers")
@@ -88,8 +92,9 @@ def file_of(name: str) -> Path:
 def runner_of(model: str) -> ComfyUIRunner:
     """One of ``MODELS`` in ComfyUI."""
     vae = file_of(VAES[model])
-    if model == EXPERTS:
-        return ExpertsRunner((file_of(MODELS[0]), file_of(MODELS[1])), vae)
+    if model in PAIRS:
+        first, second = PAIRS[model]
+        return ExpertsRunner((file_of(first), file_of(second)), vae, model)
     return ComfyUIRunner(file_of(model), vae)
 
 
@@ -283,7 +288,7 @@ def plans(runner: str, model: str, short: bool, only_main: bool) -> Iterator[tup
         for sampling in (Sampling(),) if short else (MAIN[1], Sampling()):
             yield sampling, list(diffusers_settings(sampling, short=short))
         return
-    if model == EXPERTS:
+    if model in PAIRS:
         yield GUIDED, list(main_settings(GUIDED))
         return
     if not short:

@@ -22,7 +22,7 @@ from demo.scenes import Scene
 
 from .fixed import evenly
 from .scenes import Words, embed
-from .settings import EXPERTS, GITS, Sampling, Setting
+from .settings import GITS, Sampling, Setting
 
 LATENT = (1, 16, 5, 16, 16)  # 17 frames of 128 x 128
 LEVELS = Path(__file__).parent / "results" / "levels.json"  # see levels.py
@@ -114,13 +114,14 @@ class ExpertsRunner(ComfyUIRunner):
     Args:
         weights: files of the two; their latents have to be alike.
         vae: the VAE's file.
+        name: of the pair.
     """
 
-    def __init__(self, weights: tuple[Path, Path], vae: Path) -> None:
+    def __init__(self, weights: tuple[Path, Path], vae: Path, name: str) -> None:
         super().__init__(weights[0], vae)
         import comfy.sd
 
-        self.model = EXPERTS
+        self.model = name
         self._second = comfy.sd.load_diffusion_model(str(weights[1]))
 
     def _parts(self, sampling: Sampling) -> list[tuple[Any, range]]:

@@ -1,6 +1,6 @@
 """Seconds and bytes at real sizes, on a GPU: ComfyUI's own classes, samplers and nodes, random weights, bfloat16.
 
-    python -m benchmarks.gpu                  # ten minutes on an H100; writes results/gpu.json and gpu.png
+    python -m benchmarks.gpu                  # eight minutes on an H200; writes results/gpu.json and gpu.png
     python -m benchmarks.gpu --tiny --dtype float32 --out output/gpu.json       # on a CPU, to try this script
 
 COMFYUI_PATH names ComfyUI. Random weights cost what trained ones cost, but make no video: times and bytes are measured,
@@ -133,7 +133,7 @@ class Case:
 
 
 def measure(case: Case, uncached_steps: int, seconds_left: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    """A part of an uncached run, then whole runs of what there is time for; speedups are over the whole uncached run."""
+    """Some uncached steps, of which a whole run is extrapolated, then whole runs of what there is time for."""
     case.sample("uncached", 2)  # one-off work belongs to nobody's time
     first = case.sample("uncached", uncached_steps)
     step = first["computed_step_seconds"]
@@ -156,22 +156,23 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
-    cases = list(dict.fromkeys((row["model"], row["size"]) for row in rows))
+    cases = list(dict.fromkeys((row["model"], row["size"]) for row in rows if row["method"] != "uncached"))
     drawn = {"uncached": "#1D2530", "balanced": "#0072B2", "fast": "#56B4E9"}
     figure, axes = pyplot.subplots(figsize=(7.6, 0.75 * len(cases) + 1.2), dpi=110)
     for place, case in enumerate(reversed(cases)):
         for row in rows:
             if (row["model"], row["size"]) == case and row["method"] in drawn:
                 below = place + 0.25 - 0.25 * list(drawn).index(row["method"])
-                label = row["method"] if place == 0 else None
-                bar = axes.barh(below, row["seconds"], 0.23, color=drawn[row["method"]], label=label)
+                bar = axes.barh(below, row["seconds"], 0.23, color=drawn[row["method"]])
                 axes.bar_label(bar, [f" {row['seconds']:.1f} s, {row['speedup']:.2f}x"], fontsize=7)
     axes.set_yticks(range(len(cases)), [f"{model}\n{size}" for model, size in reversed(cases)], fontsize=8)
-    axes.set_xlabel(f"seconds of {SAMPLING.steps} steps, {SAMPLING.sampler}, cfg {SAMPLING.cfg:g}, on {device}", fontsize=8)
+    sampling = f"{SAMPLING.steps} steps, {SAMPLING.sampler}, cfg {SAMPLING.cfg:g}"
+    axes.set_xlabel(f"seconds of {sampling}, on {device}", fontsize=8)
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend([Patch(color=color) for color in drawn.values()], list(drawn), fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

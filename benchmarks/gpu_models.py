@@ -158,7 +158,9 @@ def patcher(model: Model, dtype: torch.dtype, device: torch.device) -> Any:
         **model.config, operations=operations, dtype=dtype, device="meta"
     )
     # The loader looks at names and shapes, so that a checkpoint without contents is enough.
-    shapes = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in network.state_dict().items()}
+    shapes = {
+        name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in network.state_dict().items()
+    }
     metadata = {"config": json.dumps({"transformer": model.config})} if model.metadata else None
     found = detection.model_config_from_unet(shapes, "", metadata=metadata)
     if found is None:

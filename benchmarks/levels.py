@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import scenes
-from .bench import EXPERTS, MODELS, REAL, UNCACHED, runner_of, videos_of
+from .bench import MODELS, PAIRS, REAL, UNCACHED, runner_of, videos_of
 from .comfyui_runner import LEVELS, ComfyUIRunner
 from .settings import EVALUATIONS, GUIDED, MAIN, Sampling, setting
 
@@ -73,7 +73,7 @@ def main() -> None:
     """All models, at the guidance that the bench looks at."""
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for name in MODELS:
-        if name == EXPERTS:
+        if name in PAIRS:
             continue
         runner, videos, found[name] = runner_of(name), videos_of(name, "dev", VIDEOS), {}
         if name == REAL:  # all of its videos are for the tests: here with other noise

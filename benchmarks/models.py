@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from .bench import EXPERTS, MODELS, UNCACHED, runner_of, videos_of
+from .bench import MODELS, PAIRS, UNCACHED, runner_of, videos_of
 from .readme import ROOT
 from .settings import MAIN
 
@@ -18,7 +18,7 @@ VIDEOS, SIDE, GAP = 8, 112, 4
 
 def draw() -> None:
     """Write the picture: two rows a model, a column a video."""
-    models = [name for name in MODELS if name != EXPERTS]
+    models = [name for name in MODELS if name not in PAIRS]
     height = len(models) * (2 * SIDE + GAP) - GAP
     sheet = Image.new("RGB", (VIDEOS * (SIDE + GAP) - GAP, height), "white")
     for row, name in enumerate(models):

@@ -442,8 +442,34 @@ def cost(measured: Row) -> list[str]:
     ]
 
 
-def numbers(results: Row, measured: Row, costs: Row) -> str:
-    """The section, from ``latest.json``, ``causal.json`` and ``cost.json``."""
+def real_sizes(measured: Row) -> list[str]:
+    """Seconds and bytes at real sizes, from ``gpu.json``, where more than the uncached run was measured."""
+    runs: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in measured["rows"]:
+        runs.setdefault((row["model"], row["size"]), {})[row["method"]] = row
+    methods = [method for method in dict.fromkeys(row["method"] for row in measured["rows"]) if method != "uncached"]
+
+    def cell(method: str, run: dict[str, Row]) -> str:
+        return f"{run[method]['seconds']:.1f} s, {run[method]['speedup']:.2f}x" if method in run else ""
+
+    columns: dict[str, Callable[[tuple[tuple[str, str], dict[str, Row]]], str]] = {
+        "model": lambda of: of[0][0],
+        "sampled": lambda of: of[0][1],
+        "all 20 steps": lambda of: f"{of[1]['uncached']['seconds']:.1f} s",
+        **{method: lambda of, method=method: cell(method, of[1]) for method in methods},
+        "a skipped step": lambda of: f"{1000 * of[1]['balanced']['skipped_step_seconds']:.1f} ms",
+        "kept": lambda of: f"{of[1]['balanced']['cache_bytes'] / 2**20:.0f} MiB",
+    }
+    return [
+        f"**At real sizes**, {measured['device']}, {measured['dtype']}, 20 steps, res_multistep, cfg 1, in ComfyUI:",
+        "seconds of sampling, with random weights, which cost what trained ones cost. All 20 steps: the median of 4, times 20.",
+        "",
+        *markdown([run for run in runs.items() if "balanced" in run[1]], columns),
+    ]
+
+
+def numbers(results: Row, measured: Row, costs: Row, sizes: Row) -> str:
+    """The section, from ``latest.json``, ``causal.json``, ``cost.json`` and ``gpu.json``."""
     parts = [
         people(results),
         in_diffusers(results),
@@ -452,6 +478,7 @@ def numbers(results: Row, measured: Row, costs: Row) -> str:
         moreg(results),
         finer(results),
         schedules(results),
+        real_sizes(sizes),
         cost(costs),
         causal(measured),
         tokens(results),
@@ -468,7 +495,7 @@ def with_numbers(readme: str, *measured: Row) -> str:
 
 def renewed(readme: str) -> str:
     """The page's text with the numbers of the results as they are."""
-    files = ("latest.json", "causal.json", "cost.json")
+    files = ("latest.json", "causal.json", "cost.json", "gpu.json")
     return with_numbers(readme, *(json.loads((RESULTS / name).read_text()) for name in files))
 
 

@@ -41,7 +41,7 @@ MAIN = (Sampling(20, "res_multistep", 5.0, 1.0), Sampling(20, "euler", 5.0, 1.0)
 GUIDED, TWENTY_FIVE = Sampling(20, "euler", 5.0, 3.5), Sampling(25, "euler", 5.0, 1.0)
 # What finer steps are measured on: the second of them and GUIDED, and the ends of the shifts that people set.
 FINER = (MAIN[1], GUIDED, replace(MAIN[1], shift=3.0), replace(MAIN[1], shift=8.0))
-EXPERTS = "adacache_experts"  # the name of that pair of models
+EXPERTS, STAGES = "adacache_experts", "adacache_stages"  # names of such pairs of models
 
 
 # So many evaluations are looked at where closeness to the converged video counts, with the samplers and schedulers that

@@ -1,9 +1,11 @@
 """Trains the demo model's expert for high noise, so that two stages of one model are two experts, as in Wan 2.2.
 
-    python demo/train_experts.py --minutes 2        # on a GPU; on a CPU 90; goes on from its checkpoint in output/experts
+    python demo/train_experts.py --minutes 2        # on a GPU, 90 on a CPU; goes on from output/experts
 
 It is the demo model after a second training, at the noise levels of the first half of the steps only and on other
-clips of the same kind. The expert for low noise is the demo model as it is. For the benchmarks, see benchmarks/README.md.
+clips of the same kind. The expert for low noise is the demo model as it is. It is there for the benchmarks.
+
+The weights in weights/ took 1,097 steps on 1,536 clips, 1.3 minutes of an H200.
 """
 
 from __future__ import annotations

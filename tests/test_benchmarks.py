@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -257,7 +258,7 @@ def test_two_experts_are_as_one_where_they_are_the_same(demo_weights):
     weights = demo_weights / "adacache_demo_dit.safetensors"
     vae = demo_weights / "adacache_demo_vae.safetensors"
     (scene, seed), sampling = scenes.development(1)[0], Sampling(steps=6)
-    one, two = ComfyUIRunner(weights, vae), ExpertsRunner((weights, weights), vae)
+    one, two = ComfyUIRunner(weights, vae), ExpertsRunner((weights, weights), vae, EXPERTS)
     whole, parts = (runner.sample(scene, seed, sampling, UNCACHED) for runner in (one, two))
     assert two.model == EXPERTS
     assert (parts.computed_steps, parts.cache_bytes) == (6.0, None)
@@ -593,16 +594,24 @@ def test_of_each_cache_of_diffusers_the_closest_at_half_of_the_work_is_shown():
 @pytest.mark.long
 def test_gpu_script_at_small_size(comfyui_path, tmp_path):
     command = [
-        sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--comfyui", str(comfyui_path), "--device", "cpu",
-        "--dtype", "float32", "--tiny", "--models", "LTX", "--steps", "10", "--out", str(tmp_path / "gpu.json"),
+        sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--dtype", "float32", "--tiny",
+        "--models", "MiniMax", "--out", str(tmp_path / "gpu.json"),
     ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    uncached, balanced, paper, easycache = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    assert uncached["measured_steps"] == 5
-    assert balanced["computed_steps"] == 6  # the least of this preset
-    tokens, channels, width = 3 * 4 * 4, 128, 256
-    assert balanced["cache_bytes"] == (3 + 1) * tokens * channels * 4  # three predictions and a correction
-    assert paper["cache_bytes"] == tokens * width * 4
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui_path)}
+    subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    uncached, balanced, fast, finer = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["computed_steps"] for row in (uncached, balanced, fast, finer)] == [20, 10, 7, 10]
+    video, sound = 24 * 16 * 16 * 16, 32 * 2 * 16
+    assert balanced["cache_bytes"] == (3 + 1) * (video + sound) * 4  # three predictions and a correction, float32
     assert 0 < balanced["skipped_step_seconds"] < balanced["computed_step_seconds"]
-    assert easycache["preset"] == "EasyCache"
-    assert 1 <= easycache["computed_steps"] <= 10
+    assert uncached["speedup"] == 1.0
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
+
+
+def test_the_table_of_real_sizes_leaves_out_what_has_no_comparison():
+    run = {"model": "A", "size": "small", "seconds": 10.0, "speedup": 1.0}
+    half = {"method": "balanced", "seconds": 5.1, "speedup": 1.96, "skipped_step_seconds": 0.001, "cache_bytes": 2**20}
+    alone = {"model": "B", "size": "large", "method": "uncached", "seconds": 99.0, "speedup": 1.0}
+    rows = [run | {"method": "uncached"}, run | half, alone]
+    *_, line = readme.real_sizes({"device": "one", "dtype": "bfloat16", "rows": rows})
+    assert line == "| A | small | 10.0 s | 5.1 s, 1.96x | 1.0 ms | 1 MiB |"
