@@ -462,7 +462,8 @@ def real_sizes(measured: Row) -> list[str]:
     }
     return [
         f"**At real sizes**, {measured['device']}, {measured['dtype']}, 20 steps, res_multistep, cfg 1, in ComfyUI:",
-        "seconds of sampling, with random weights, which cost what trained ones cost. All 20 steps: the median of 4, times 20.",
+        "seconds of sampling with random weights, which cost what trained ones cost. All 20 steps are the median of",
+        "four, times 20.",
         "",
         *markdown([run for run in runs.items() if "balanced" in run[1]], columns),
     ]
