@@ -20,7 +20,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -430,9 +430,9 @@ def dit_batch(latents: Tensor, tokens: Tensor, progress: float) -> tuple[Tensor,
     return x, context * (torch.rand(len(index), 1, 1) >= 0.1)
 
 
-def dit_loss(dit: nn.Module, x: Tensor, context: Tensor) -> Tensor:
+def dit_loss(dit: nn.Module, x: Tensor, context: Tensor, levels: Callable[[int], Tensor] = noise_levels) -> Tensor:
     """Flow matching as ComfyUI's `ModelType.FLOW` samples it: x_s = s noise + (1 - s) x, output noise - x at 1000 s."""
-    sigma = noise_levels(len(x)).to(x.device)
+    sigma = levels(len(x)).to(x.device)
     noise = torch.randn_like(x)
     s = sigma.view(-1, 1, 1, 1, 1)
     return F.mse_loss(dit(s * noise + (1 - s) * x, 1000 * sigma, context), noise - x)

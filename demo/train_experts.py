@@ -16,7 +16,6 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import train  # first of these: it makes ComfyUI importable
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -45,13 +44,11 @@ def gather(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(expert: nn.Module, latents: Tensor, tokens: Tensor) -> Tensor:
-    """Flow matching, as in the first training; a tenth of the prompts is empty."""
+    """Of a batch, as in the first training; a tenth of the prompts is empty."""
     chosen = torch.randint(len(latents), (BATCH,), device=latents.device)
     x, context = latents[chosen].float(), tokens[chosen]
     context = context * (torch.rand(BATCH, 1, 1, device=context.device) >= 0.1)
-    sigma = noise_levels(BATCH).to(x.device)
-    noise, s = torch.randn_like(x), sigma.view(-1, 1, 1, 1, 1)
-    return F.mse_loss(expert(s * noise + (1 - s) * x, 1000 * sigma, context), noise - x)
+    return train.dit_loss(expert, x, context, noise_levels)
 
 
 def main() -> None:
